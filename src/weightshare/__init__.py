@@ -1,0 +1,65 @@
+"""Weight sharing for any `nn.Module`: change which connections read the same stored number.
+
+    import weightshare as ws
+
+    plan = ws.plan(model, ws.Tie(rate=2), where="blocks.*.mlp")
+    print(plan)
+    plan.apply_(model)
+    ...                                  # train as ever
+    ws.save(ws.fold(model), "small.safetensors")
+"""
+
+from typing import TYPE_CHECKING
+
+from weightshare.analysis.report import Report, report
+from weightshare.depth.fuse import first, mean, weighted_mean
+from weightshare.depth.tie import Tie
+from weightshare.depth.topology import back, front, middle, random, sequential, strided, uniform
+from weightshare.errors import SharingError
+from weightshare.files.checkpoint import load, save, tensors
+from weightshare.sharing import Assignment, Plan
+from weightshare.verbs import check, fold, param_groups, plan, retie_, share_, unshare_
+
+if TYPE_CHECKING:
+    from weightshare import models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Assignment",
+    "Plan",
+    "Report",
+    "SharingError",
+    "Tie",
+    "back",
+    "check",
+    "first",
+    "fold",
+    "front",
+    "load",
+    "mean",
+    "middle",
+    "models",
+    "param_groups",
+    "plan",
+    "random",
+    "report",
+    "retie_",
+    "save",
+    "sequential",
+    "share_",
+    "strided",
+    "tensors",
+    "uniform",
+    "unshare_",
+    "weighted_mean",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load `weightshare.models` on first use: it is for experiments, not for sharing."""
+    if name == "models":
+        from importlib import import_module
+
+        return import_module("weightshare.models")
+    raise AttributeError(f"module 'weightshare' has no attribute {name!r}")

@@ -1,0 +1,138 @@
+"""The report: what a model stores, what it shares, and whether the sharing still holds."""
+
+from dataclasses import asdict, dataclass
+import json
+from typing import Any
+
+from torch import nn
+
+from weightshare._table import render, run_text, shape_text
+from weightshare.sharing import applied_plans
+from weightshare.surgery.count import count, distinct_values, macs
+from weightshare.surgery.edit import parameter_at
+from weightshare.surgery.sites import sites
+
+
+@dataclass(frozen=True)
+class SharedGroup:
+    """One group of a plan as it stands in the model now.
+
+    Args:
+        name: The role, with the path of the submodule that was shared before it.
+        shape: Shape of a slot.
+        layers: Sites that read a slot.
+        slots: Slots that are stored.
+        labels: The slot of each layer.
+        intact: Whether every tie still holds.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layers: int
+    slots: int
+    labels: tuple[int, ...]
+    intact: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Numbers of a model; made by `report`, printed as a table or written as JSON.
+
+    Args:
+        model: Class of the model.
+        stored: Parameters, each tensor once.
+        logical: Parameters, once for every path that reads them.
+        distinct: Different values, in each stored tensor, added up.
+        bytes: Memory of the stored parameters.
+        buffer_bytes: Memory of the buffers.
+        macs: Multiply-accumulates of one forward pass on the example input, or `None` without one.
+        groups: What the applied plans share.
+        other_ties: Parameters that several paths read and no plan speaks of, such as an embedding and a head.
+    """
+
+    model: str
+    stored: int
+    logical: int
+    distinct: int
+    bytes: int
+    buffer_bytes: int
+    macs: int | None
+    groups: tuple[SharedGroup, ...]
+    other_ties: tuple[tuple[str, ...], ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def __str__(self) -> str:
+        shared = 1 - self.stored / self.logical
+        rows: list[tuple[str, object, str]] = [
+            ("stored", self.stored, "parameters, each tensor once"),
+            ("logical", self.logical, f"parameters as read; sharing saves {shared:.1%} of them"),
+            ("distinct", self.distinct, "different values in the stored tensors"),
+            ("bytes", self.bytes, f"of parameters, and {self.buffer_bytes:,} of buffers"),
+        ]
+        if self.macs is not None:
+            rows.append(("MACs", self.macs, "one forward pass; sharing does not lower them"))
+        text = [self.model, "", render(("number", "value", "meaning"), rows, numbers=("value",))]
+        if self.groups:
+            columns = ("shared group", "weight", "layers", "slots", "layer reads slot", "state")
+            text += [
+                "",
+                render(
+                    columns,
+                    [
+                        (g.name, shape_text(g.shape), g.layers, g.slots, run_text(g.labels), "shared" if g.intact else "UNTIED")
+                        for g in self.groups
+                    ],
+                    numbers=("layers", "slots"),
+                ),
+            ]
+        if not all(group.intact for group in self.groups):
+            text.append("Ties have come undone: call weightshare.retie_(model).")
+        text += [f"Also one parameter: {run_text(tie, 6)}" for tie in self.other_ties]
+        return "\n".join(text)
+
+
+def report(model: nn.Module, example_input: Any = None) -> Report:
+    """Count what a model stores, reads and computes, and check what it shares.
+
+    Args:
+        model: Any module, shared or not. It is not changed.
+        example_input: For MACs: a tensor, a sequence of positional arguments or a mapping of keyword arguments.
+
+    Returns:
+        A `Report`; `print` it, or take its fields or `to_json()`.
+
+    Raises:
+        SpecError: If the model has no parameters.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        >>> _ = share_(net, Tie(rate=2))
+        >>> numbers = report(net, torch.zeros(1, 3))
+        >>> numbers.stored, numbers.logical, numbers.macs
+        (24, 48, 36)
+    """
+    groups, planned = [], set[str]()
+    for at, plan in applied_plans(model):
+        part = model.get_submodule(at)
+        for group in plan.groups:
+            intact = all(
+                parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in group.ties for other in rest
+            )
+            name = f"{at}.{group.name}" if at else group.name
+            labels = tuple(group.assignment.labels.tolist())
+            groups.append(SharedGroup(name, group.shape, len(labels), group.assignment.slots, labels, intact))
+            planned |= {f"{at}.{path}" if at else path for path in group.items}
+    counts = count(model)
+    return Report(
+        model=type(model).__name__,
+        stored=counts.stored,
+        logical=counts.logical,
+        distinct=distinct_values(model),
+        bytes=counts.bytes,
+        buffer_bytes=counts.buffer_bytes,
+        macs=None if example_input is None else macs(model, example_input),
+        groups=tuple(groups),
+        other_ties=tuple(site.names for site in sites(model) if site.aliases and not planned.intersection(site.names)),
+    )

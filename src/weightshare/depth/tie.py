@@ -1,0 +1,164 @@
+"""Hard sharing across depth: layers of one role read one parameter.
+
+Where in the grid: items are the layers of a repeated block, slots are whole weights, and the assignment has one 1 in a
+row. Source: Lin 2022 (SPIN), section 3.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+from typing import Any
+
+from torch import Tensor
+import torch
+
+from weightshare.depth.fuse import Fusion, first
+from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
+from weightshare.errors import AlreadyShared, SpecError
+from weightshare.sharing import Assignment, Group, LeftOut, Spec
+from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.edit import common_slot
+from weightshare.surgery.sites import Site
+
+
+@dataclass(frozen=True, repr=False)
+class Tie(Spec):
+    """Layers of one role read one parameter.
+
+    Sites form a group when they have the same path before and after the block index, the same shape and dtype, and lie
+    in blocks of equal structure; so no group ever holds two sites of one block.
+
+    Args:
+        rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it.
+        order: `sequential`, `strided`, `random(seed)`, or an `Order` of your own.
+        slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole.
+        fuse: What a slot starts from: `first`, `mean`, `weighted_mean(weights)`, or a `Fusion` of your own.
+        spread: Which layers share: `uniform` for all; `front`, `middle` or `back` for one third.
+
+    Raises:
+        SpecError: If a value is out of range, or both `rate` and `slots` are given, or neither.
+
+    Source: Lin 2022, section 3. Differs: nothing.
+
+    Example:
+        >>> Tie(rate=2)
+        Tie(rate=2)
+        >>> Tie(slots=[0, 1, 1, 0])
+        Tie(slots=(0, 1, 1, 0))
+    """
+
+    rate: float | None = None
+    order: Order = sequential
+    slots: tuple[int, ...] | None = None
+    fuse: Fusion = first
+    spread: Spread = uniform
+
+    def __post_init__(self) -> None:
+        if (self.rate is None) == (self.slots is None):
+            raise SpecError("Tie needs either a share rate or a list of slots, such as Tie(rate=2) or Tie(slots=[0, 0, 1]).")
+        if self.rate is not None:
+            _check_rate(self.rate)
+        if self.slots is not None:
+            object.__setattr__(self, "slots", _checked_slots(self.slots))
+            if self.order != sequential or self.spread != uniform:
+                raise SpecError("Tie(slots=...) says where every layer reads: leave order and spread out.")
+        for name, kind, choices in (
+            ("order", Order, "sequential, strided or random(seed=0)"),
+            ("fuse", Fusion, "first, mean or weighted_mean([...])"),
+            ("spread", Spread, "uniform, front, middle or back"),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise SpecError(f"Tie({name}={getattr(self, name)!r}): give {choices}, or a {kind.__name__} of your own.")
+
+    def group(
+        self, model_sites: Sequence[Site], chosen: Sequence[Site], explicit: bool
+    ) -> tuple[list[Group], list[LeftOut]]:
+        """Sort sites by role; see `Spec.group`.
+
+        Raises:
+            AlreadyShared: If a site that the pattern names is already one parameter with another path.
+            ShapeMismatch: If one list of slots would tie sites of different shape or dtype, or a frozen one to others.
+            SpecError: If the rate is above a group's depth, or the list of slots is not as long as it.
+        """
+        found = places(model_sites)
+        left_out: list[LeftOut] = []
+        roles = defaultdict[tuple, list[tuple[Place, Site]]](list)
+        for site in chosen:
+            place = found[site.path]
+            shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
+            if place is None:
+                reason = "in no repeated block: no sibling has the same parameter names and shapes"
+                left_out.append(LeftOut(site.path, f"{shared}, and {reason}" if shared else reason))
+            elif shared and explicit:
+                raise AlreadyShared(
+                    f"Cannot tie '{site.path}': it is {shared}. Unshare it first, or leave it out of the pattern."
+                )
+            elif shared:
+                left_out.append(LeftOut(site.path, shared))
+            else:
+                roles[place.before, place.after, site.shape, site.dtype, place.kind].append((place, site))
+        self._refuse_mixed(list(roles.values()))
+        groups = []
+        for members in roles.values():
+            if len(members) == 1:
+                _, site = members[0]
+                reason = f"the only site of its role, shape {site.shape} and dtype {site.dtype} that the pattern matches"
+                left_out.append(LeftOut(site.path, reason))
+            else:
+                groups.append(self._assigned(sorted(members, key=lambda member: member[0].index)))
+        return groups, left_out
+
+    def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Fuse the weights of each slot's readers; see `Spec.slot_values`."""
+        depth = len(group.items)
+        return [
+            self.fuse(torch.stack([tensors[layer] for layer in readers]), readers, depth)
+            if len(readers) > 1
+            else tensors[readers[0]]
+            for readers in group.assignment.readers
+        ]
+
+    def _assigned(self, members: Sequence[tuple[Place, Site]]) -> Group:
+        place, site = members[0]
+        items = tuple(member.path for _, member in members)
+        try:
+            slots = self.slots or labels(len(items), self.rate or 1, self.order, self.spread)
+            if len(slots) != len(items):
+                raise SpecError(f"the list has {len(slots)} slots, the group has {len(items)} layers: {list(items)}")
+            group = Group(place.role, items, site.shape, site.dtype, Assignment.of(slots))
+        except SpecError as error:
+            raise SpecError(f"Cannot tie '{place.role}' of shape {site.shape}: {error}") from error
+        for readers in group.assignment.readers:
+            common_slot([items[layer] for layer in readers], [members[layer][1].tensor for layer in readers])
+        return group
+
+    def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
+        """One list of slots that is as long as several groups of one role together would tie what cannot be tied."""
+        if self.slots is None:
+            return
+        by_role = defaultdict[str, list[tuple[Place, Site]]](list)
+        for members in roles:
+            by_role[members[0][0].role].extend(members)
+        for role, members in by_role.items():
+            members.sort(key=lambda member: member[0].index)
+            if len(members) == len(self.slots):
+                for slot in range(max(self.slots) + 1):
+                    readers = [site for (_, site), read in zip(members, self.slots, strict=True) if read == slot]
+                    common_slot([site.path for site in readers], [site.tensor for site in readers])
+
+
+def _check_rate(rate: object) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 1:
+        raise SpecError(
+            f"Tie(rate={rate!r}): a share rate is the number of layers that read one slot, 1 (nothing shared) or more."
+        )
+
+
+def _checked_slots(slots: Any) -> tuple[int, ...]:
+    if isinstance(slots, str) or not isinstance(slots, Sequence):
+        raise SpecError(f"Tie(slots={slots!r}): give the slot of each layer, such as [0, 0, 1, 1].")
+    if not all(isinstance(slot, int) and not isinstance(slot, bool) for slot in slots):
+        raise SpecError(f"Tie(slots={list(slots)}): slots are whole numbers from 0.")
+    Assignment.of(slots)  # says which slot has no reader
+    return tuple(slots)

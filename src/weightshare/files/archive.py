@@ -1,0 +1,140 @@
+"""Archives: safetensors files with one owner for each tensor, and a checksum over all that they say.
+
+The header's metadata holds `{alias: owner}` for every further name of a tensor, which is the convention of
+`safetensors.torch.save_model`, so its `load_model` reads our files too; one entry `weightshare`, JSON that says what
+the file is; and one entry `weightshare.sha256`. Nothing in a file is ever executed: there is no pickle.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+import torch
+
+from weightshare.errors import FileError
+from weightshare.files.atomic import replacing
+
+VERSION = 1
+CONTENT, CHECKSUM = "weightshare", "weightshare.sha256"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a file holds.
+
+    Args:
+        tensors: Each stored tensor, on the CPU, by the name of its owner.
+        aliases: Further names, each with the name of its owner.
+        content: What the file says about itself; `kind` is always there. Empty for a file that is not ours.
+    """
+
+    tensors: dict[str, Tensor]
+    aliases: dict[str, str]
+    content: dict[str, Any]
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], content: dict[str, Any]) -> int:
+    """Write an archive in one step.
+
+    Args:
+        path: Where to write; what was there is replaced once the new file is whole.
+        tensors: Name and tensor, each tensor once.
+        aliases: Further names, each with the name of a tensor above.
+        content: JSON-able; needs `kind`.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        FileError: If a tensor has no numbers (meta) or a layout that safetensors lacks, if a name is one of ours, or
+            if the disk refuses. A file that was there is then unchanged.
+    """
+    from safetensors.torch import save_file  # it imports numpy; `import weightshare` need not
+
+    taken = {CONTENT, CHECKSUM} & {*tensors, *aliases}
+    if taken:
+        raise FileError(f"Cannot save a tensor under the name {sorted(taken)[0]!r}: the file format uses it.")
+    plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
+    metadata = {**aliases, CONTENT: json.dumps({"version": VERSION, **content})}
+    metadata[CHECKSUM] = _checksum(plain, metadata)
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata)
+        except (SafetensorError, RuntimeError, ValueError) as error:
+            raise FileError(f"Cannot save to '{path}': {error}.") from error
+    return Path(path).stat().st_size
+
+
+def read(path: str | Path, kind: str) -> Archive:
+    """Read an archive that `write` made.
+
+    Raises:
+        FileError: If the file is missing, cut, edited, of a later version, of another kind, or not ours.
+    """
+    archive = read_any(path)
+    if not archive.content:
+        raise FileError(
+            f"'{path}' was not written by weightshare: it has no checksum. Read it with weightshare.tensors(path), which "
+            "gives a state dict."
+        )
+    if archive.content.get("kind") != kind:
+        raise FileError(f"'{path}' holds a {archive.content.get('kind')!r}, need a {kind!r}.")
+    return archive
+
+
+def read_any(path: str | Path) -> Archive:
+    """Read any safetensors file; one of ours is checked, of another the metadata is searched for aliases."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"There is no file '{path}'.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"'{path}' is no whole safetensors file: {error}. It is cut, damaged or of another kind.") from error
+    stated = metadata.pop(CHECKSUM, None)
+    if stated is None and CONTENT not in metadata:
+        aliases = {name: owner for name, owner in metadata.items() if owner in tensors and name not in tensors}
+        return Archive(tensors, aliases, {})
+    if stated != _checksum(tensors, metadata):
+        raise FileError(f"'{path}' does not match its checksum: it was edited or damaged after it was written.")
+    content = _content(path, metadata.pop(CONTENT, ""))
+    dangling = sorted(name for name, owner in metadata.items() if owner not in tensors or name in tensors)
+    if dangling:
+        raise FileError(f"'{path}' names {dangling[0]!r} as an alias of {metadata[dangling[0]]!r}, which it does not hold.")
+    return Archive(tensors, metadata, content)
+
+
+def _content(path: Path, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"'{path}' says nothing readable about itself: {error}.") from error
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        raise FileError(f"'{path}' has format version {version!r}, this version of weightshare reads {VERSION}.")
+    return content
+
+
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+        state = "on the meta device" if tensor.is_meta else f"of layout {tensor.layout}"
+        raise FileError(f"Cannot save '{name}': it is {state}. Only dense tensors with numbers are stored.")
+    plain = tensor.detach().cpu().contiguous()
+    # A view of a larger storage (a flattened recurrent layer, a slice) would make safetensors refuse or store it all.
+    return plain.clone() if plain.untyped_storage().nbytes() != plain.numel() * plain.element_size() else plain
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,78 @@
+"""Repeated blocks: which of a network's parameters play the same role in which layer.
+
+A path such as `stages.0.blocks.3.conv.weight` may hold several indices. The *block index* is the outermost one whose
+child has a sibling of the same structure: equal relative names, equal shapes, and modules of equal type around each
+parameter. Here that is `3` where `stages.0` differs from its siblings, so the path reads as
+`before="stages.0.blocks"`, `index=3`, `after="conv.weight"`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from weightshare.surgery.sites import Site
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site stands in a repeated block.
+
+    Args:
+        before: Path of the container of blocks (`""` is the model itself).
+        index: Number of the block inside it.
+        after: Path of the parameter inside its block (`""` if the "block" is the parameter: a `ParameterList`).
+        kind: Structure of the block; blocks are interchangeable when it is equal.
+    """
+
+    before: str
+    index: int
+    after: str
+    kind: tuple[tuple[str, tuple[int, ...], str], ...]
+
+    @property
+    def role(self) -> str:
+        """The path with `*` in place of the block index."""
+        return ".".join(part for part in (self.before, "*", self.after) if part)
+
+
+def places(all_sites: Sequence[Site]) -> dict[str, Place | None]:
+    """Find the repeated block of every site.
+
+    Args:
+        all_sites: From `surgery.sites(model)`: all of them, since a block is known by all that it holds.
+
+    Returns:
+        For each site's `path` its `Place`, or `None` where it lies in no repeated block.
+
+    Example:
+        >>> from torch import nn
+        >>> from weightshare.surgery.sites import sites
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+        >>> {path: place and place.role for path, place in places(sites(net)).items() if "weight" in path}
+        {'0.weight': None, '1.weight': '*.weight', '2.weight': '*.weight'}
+    """
+    contents = defaultdict[tuple[str, int], list[tuple[str, tuple[int, ...], str]]](list)
+    for site in all_sites:
+        module_type = type(site.modules[-1][1]).__qualname__ if site.modules else ""
+        for name in site.names:
+            for before, index, after in _splits(name):
+                contents[before, index].append((after, site.shape, module_type))
+    kinds = {child: tuple(sorted(content)) for child, content in contents.items()}
+    occurs = Counter((before, kind) for (before, _), kind in kinds.items())
+    return {site.path: _outermost(site.path, kinds, occurs) for site in all_sites}
+
+
+def _outermost(path: str, kinds: dict, occurs: Counter) -> Place | None:
+    for before, index, after in _splits(path):
+        kind = kinds[before, index]
+        if occurs[before, kind] > 1:
+            return Place(before, index, after, kind)
+    return None
+
+
+def _splits(path: str) -> list[tuple[str, int, str]]:
+    """Every `(before, index, after)` reading of a path, outermost index first."""
+    parts = path.split(".")
+    return [
+        (".".join(parts[:at]), int(part), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()
+    ]

@@ -1,0 +1,170 @@
+"""Edits: the only code of the library that changes a user's module, all or nothing.
+
+Every edit goes through a `transaction`, which restores the model bit for bit when anything inside it raises.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from weightshare.errors import ModelChanged, ShapeMismatch
+
+
+class Transaction:
+    """Edits of one module, each remembered so that it can be undone. Made by `transaction`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._undo: list[Callable[[], None]] = []
+
+    def put(self, path: str, tensor: nn.Parameter) -> None:
+        """Register a parameter under an existing path, in place of the one that is there.
+
+        Args:
+            path: Full path of a parameter.
+            tensor: The parameter to read there from now on; the object itself, so that other paths may hold it too.
+        """
+        parent, _, name = path.rpartition(".")
+        owner = self._model.get_submodule(parent)
+        before = owner.get_parameter(name)
+        self._undo.append(lambda: setattr(owner, name, before))
+        # setattr, not `_parameters`: recurrent layers keep a second list of their weights in step through it.
+        setattr(owner, name, tensor)
+
+    def write(self, tensor: Tensor, value: Tensor) -> None:
+        """Overwrite the numbers of a parameter or buffer, keeping the object, its storage and whoever reads it."""
+        if torch.equal(tensor, value):
+            return
+        before = tensor.detach().clone()
+        self._undo.append(lambda: _copy(tensor, before))
+        _copy(tensor, value)
+
+    def forget_gradient(self, tensor: nn.Parameter) -> None:
+        """Drop a gradient that was taken with other readers than the parameter has now."""
+        before = tensor.grad
+        self._undo.append(lambda: setattr(tensor, "grad", before))
+        tensor.grad = None
+
+    def annotate(self, name: str, value: object, at: str = "") -> None:
+        """Set an attribute of the module at a path; `None` removes it. It holds names only, never tensors."""
+        module = self._model.get_submodule(at)
+        before = module.__dict__.get(name)
+        self._undo.append(lambda: _annotate(module, name, before))
+        _annotate(module, name, value)
+
+    def roll_back(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+
+@contextmanager
+def transaction(model: nn.Module) -> Iterator[Transaction]:
+    """Edit a module all or nothing.
+
+    Args:
+        model: The module to edit.
+
+    Yields:
+        A `Transaction`. If the body raises anything at all, every edit made so far is undone, newest first.
+    """
+    edits = Transaction(model)
+    try:
+        yield edits
+    except BaseException:
+        edits.roll_back()
+        raise
+
+
+def tie(model: nn.Module, ties: Sequence[Sequence[str]], compare: bool = True) -> list[str]:
+    """Make several paths hold one parameter object, the one that the first path holds now.
+
+    Args:
+        model: The module to edit.
+        ties: Lists of paths; within a list all paths are to be one parameter.
+        compare: Refuse to tie tensors that hold different numbers. `False` keeps the first path's numbers whatever
+            the others hold, which is right for memory that is not filled yet.
+
+    Returns:
+        The paths that had come undone and now hold the first path's parameter again.
+
+    Raises:
+        ModelChanged: If a path is missing, or shapes, dtypes or (with `compare`) numbers differ. Nothing is changed.
+    """
+    mended = []
+    with transaction(model) as edits:
+        for owner_path, *alias_paths in ties:
+            owner = parameter_at(model, owner_path)
+            for path in alias_paths:
+                alias = parameter_at(model, path)
+                if alias is owner:
+                    continue
+                if alias.shape != owner.shape or alias.dtype != owner.dtype:
+                    raise ModelChanged(
+                        f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype}, the slot "
+                        f"holds {tuple(owner.shape)} {owner.dtype}. Rebuild the model as it was when it was shared."
+                    )
+                if compare and not owner.is_meta and not torch.equal(alias, owner):
+                    raise ModelChanged(
+                        f"Cannot tie '{path}' to '{owner_path}' again: they hold different numbers, so one would be lost. "
+                        "Load a state in which they agree, or pass compare=False to keep those of "
+                        f"'{owner_path}'."
+                    )
+                edits.put(path, owner)
+                mended.append(path)
+    return mended
+
+
+def untie(model: nn.Module, ties: Sequence[Sequence[str]]) -> None:
+    """Give every path of each list but the first a parameter of its own, with equal numbers."""
+    with transaction(model) as edits:
+        for owner_path, *alias_paths in ties:
+            owner = parameter_at(model, owner_path)
+            edits.forget_gradient(owner)
+            for path in alias_paths:
+                if parameter_at(model, path) is owner:
+                    edits.put(path, nn.Parameter(owner.detach().clone(), requires_grad=owner.requires_grad))
+
+
+def parameter_at(model: nn.Module, path: str) -> nn.Parameter:
+    """The parameter at a path.
+
+    Raises:
+        ModelChanged: If the model has no parameter there.
+    """
+    try:
+        return model.get_parameter(path)
+    except AttributeError as error:
+        raise ModelChanged(f"{type(model).__name__} has no parameter '{path}': {error}. Plan for this model.") from error
+
+
+def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
+    """Refuse weights that cannot be one parameter: they differ in shape, dtype, device or `requires_grad`.
+
+    Raises:
+        ShapeMismatch: Naming the first weight that differs from the first of the list.
+    """
+    first = tensors[0]
+    for path, tensor in zip(paths, tensors, strict=True):
+        for what, got, holds in (
+            ("shape", tuple(tensor.shape), tuple(first.shape)),
+            ("dtype", tensor.dtype, first.dtype),
+            ("device", tensor.device, first.device),
+            ("requires_grad", tensor.requires_grad, first.requires_grad),
+        ):
+            if got != holds:
+                raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': got {what} {got}, the slot holds {holds}.")
+
+
+def _copy(tensor: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        tensor.copy_(value)
+
+
+def _annotate(model: nn.Module, name: str, value: object) -> None:
+    if value is None:
+        model.__dict__.pop(name, None)
+    else:
+        object.__setattr__(model, name, value)
+

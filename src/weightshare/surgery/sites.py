@@ -1,0 +1,158 @@
+"""Sites: the places of any `nn.Module` that hold a weight, and the one rule by which a user names them.
+
+A *site* is a parameter together with every path that reaches it. Two paths are aliases when they lead to the same
+`nn.Parameter` **object**; names and memory addresses never decide that (an address is reused once it is freed).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+import re
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from weightshare._typing import Where
+from weightshare.errors import NoMatch, SpecError
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A place that holds a weight.
+
+    Args:
+        path: The first path of the parameter, in the order of `named_parameters`.
+        tensor: The parameter itself.
+        aliases: The other paths that reach the same object, in order.
+        modules: `(path, module)` of every module above the parameter, outermost first, the root (`""`) left out.
+    """
+
+    path: str
+    tensor: nn.Parameter
+    aliases: tuple[str, ...]
+    modules: tuple[tuple[str, nn.Module], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All paths of the parameter, the first one first."""
+        return (self.path, *self.aliases)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype without its module, such as `float32`."""
+        return str(self.tensor.dtype).removeprefix("torch.")
+
+
+def sites(model: nn.Module) -> tuple[Site, ...]:
+    """List every parameter of a model once, with all its paths.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        One `Site` for each parameter object, in the order of `model.named_parameters()`.
+
+    Raises:
+        SpecError: If `model` is no `nn.Module`, or has no parameter, or one that is not yet built (lazy modules).
+
+    Example:
+        >>> from torch import nn
+        >>> [site.path for site in sites(nn.Linear(2, 3))]
+        ['weight', 'bias']
+    """
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"Cannot look for weights: got {type(model).__name__}, need an nn.Module.")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: dict[int, tuple[nn.Parameter, list[str]]] = {}
+    for path, tensor in model.named_parameters(remove_duplicate=False):
+        if isinstance(tensor, UninitializedParameter):
+            raise SpecError(
+                f"'{path}' has no shape yet: its lazy module is not built. Run the model once on one batch, then plan."
+            )
+        found.setdefault(id(tensor), (tensor, []))[1].append(path)
+    if not found:
+        raise SpecError(f"{type(model).__name__} has no parameters: there is nothing to share.")
+    above = lambda path: tuple((prefix, modules[prefix]) for prefix in prefixes(path)[:-1])  # noqa: E731
+    return tuple(Site(names[0], tensor, tuple(names[1:]), above(names[0])) for tensor, names in found.values())
+
+
+def prefixes(path: str) -> list[str]:
+    """The path of every module above a parameter, outermost first, and the parameter's own path last.
+
+    Example:
+        >>> prefixes("blocks.3.weight")
+        ['blocks', 'blocks.3', 'blocks.3.weight']
+    """
+    parts = path.split(".")
+    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def select(all_sites: Sequence[Site], where: Where) -> tuple[Site, ...]:
+    """Choose sites by the one rule that every verb of the library uses.
+
+    Args:
+        all_sites: From `sites(model)`.
+        where: A glob (`fnmatch.fnmatchcase`, so `*` crosses dots) that matches the path of the parameter or of any
+            module above it; a list of globs; a module type, which matches all below such a module; a predicate on
+            `Site`; or `None` for all.
+
+    Returns:
+        The sites that match, in the order of `all_sites`.
+
+    Raises:
+        NoMatch: If a glob, the type or the predicate matches nothing; the nearest paths are named.
+        SpecError: If `where` is none of the above.
+    """
+    if where is None:
+        return tuple(all_sites)
+    if isinstance(where, str):
+        where = [where]
+    if isinstance(where, type):
+        if not issubclass(where, nn.Module):
+            raise SpecError(f"where={where.__name__} is no module type: give a subclass of nn.Module.")
+        module_type = where
+        chosen = {id(s) for s in all_sites if any(isinstance(module, module_type) for _, module in s.modules)}
+    elif callable(where):
+        chosen = {id(s) for s in all_sites if where(s)}
+    elif isinstance(where, Sequence) and where and all(isinstance(glob, str) for glob in where):
+        chosen = set[int]()
+        for glob in where:
+            hits = {id(s) for s in all_sites if _matches(s, glob)}
+            if not hits:
+                raise NoMatch(f"where={glob!r} matches no parameter and no module above one.{_nearest(all_sites, glob)}")
+            chosen |= hits
+    else:
+        raise SpecError(
+            f"where={where!r} is not understood: give a glob, a non-empty list of globs, a module type, a predicate on "
+            "Site, or None for all that fits."
+        )
+    if not chosen:
+        raise NoMatch(f"where={describe(where)} matches no parameter of the model.")
+    return tuple(s for s in all_sites if id(s) in chosen)
+
+
+def describe(where: Where) -> str:
+    """A pattern as a plan prints it."""
+    if isinstance(where, type):
+        return where.__name__
+    if callable(where):
+        return f"<{getattr(where, '__name__', 'predicate')}>"
+    return repr(where) if where is None or isinstance(where, str) else repr(list(where))
+
+
+def _matches(site: Site, glob: str) -> bool:
+    return any(fnmatchcase(prefix, glob) for name in site.names for prefix in prefixes(name))
+
+
+def _nearest(all_sites: Sequence[Site], glob: str) -> str:
+    """A sentence with paths that look like a glob that matched nothing; equal blocks are named once, by `*`."""
+    paths = {re.sub(r"\b\d+\b", "*", prefix) for s in all_sites for prefix in prefixes(s.path)}
+    near = get_close_matches(glob, sorted(paths), n=3, cutoff=0.4)
+    listed = near or sorted(path for path in paths if path.count(".") == 0)[:8]
+    lead = " Nearest paths: " if near else " The model has: "
+    return f"{lead}{', '.join(repr(path) for path in listed)}."

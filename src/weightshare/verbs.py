@@ -1,0 +1,226 @@
+"""The verbs: what a user does to a model. The only module that knows every axis.
+
+`plan → apply_ → train → fold`, with `share_` for the first two and `unshare_` for the way back. A trailing `_` means
+that the first argument is changed.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightshare import sharing
+from weightshare._typing import Where
+from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
+from weightshare.sharing import Plan, Spec
+from weightshare.surgery import edit
+from weightshare.surgery.sites import sites
+
+
+def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
+    """Say what sharing would do to a model, without doing it.
+
+    Args:
+        model: Any module, on any device; on `meta` it can be planned for, not shared.
+        spec: How to share, such as `Tie(rate=2)`.
+        where: Which parameters: a glob on the path of a parameter or of a module above it, where `*` crosses dots; a
+            list of globs; a module type; a predicate on `Site`; or `None` for all that the spec fits.
+
+    Returns:
+        A `Plan`: print it, compare it, write it as JSON, apply it.
+
+    Raises:
+        NoMatch: If the pattern matches nothing, or nothing that can be shared; the nearest paths or reasons are given.
+        AlreadyShared: If the pattern names a parameter that is read under several names.
+        ShapeMismatch: If weights of one slot differ in shape, dtype or device, or only some of them are frozen.
+        SpecError: If the spec does not fit a group, or the model has no parameters. The model is never changed.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        >>> halved = plan(net, Tie(rate=2), where="*.weight")
+        >>> halved.stored_before, halved.stored_after
+        (48, 30)
+    """
+    return sharing.make_plan(model, spec, where)
+
+
+def share_(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
+    """Plan, and apply the plan, all or nothing.
+
+    Args:
+        model: The module to change.
+        spec: As for `plan`.
+        where: As for `plan`.
+
+    Returns:
+        The plan that was applied.
+
+    Raises:
+        SharingError: As `plan` and `Plan.apply_`; the model is then bit for bit as it was.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        >>> _ = share_(net, Tie(slots=[0, 1, 1, 0]), where="*.weight")
+        >>> net[0].weight is net[3].weight
+        True
+    """
+    made = plan(model, spec, where)
+    made.apply_(model)
+    return made
+
+
+def unshare_(model: nn.Module) -> None:
+    """Give every site that a plan shared a parameter of its own again, with the numbers that it read.
+
+    Outputs are as before; training then moves the copies apart. Ties that are not ours (an embedding and a head) stay.
+    The first reader keeps the slot's parameter object; an optimizer needs the new ones (`check` says which).
+
+    Args:
+        model: A model that `share_` or `Plan.apply_` changed; a model without plans is left as it is.
+    """
+    for path, applied in reversed(list(sharing.applied_plans(model))):
+        part = model.get_submodule(path)
+        edit.untie(part, applied.ties)
+        with edit.transaction(part) as edits:
+            edits.annotate(sharing.APPLIED, None)
+
+
+def retie_(model: nn.Module, compare: bool = True) -> list[str]:
+    """Tie again what plans tied and PyTorch untied: `load_state_dict(assign=True)` and `to_empty()` do so silently.
+
+    Args:
+        model: A model with applied plans.
+        compare: Refuse where the untied copies hold different numbers. `False` keeps the numbers of each slot's first
+            reader, which is right after `to_empty()`.
+
+    Returns:
+        The paths that had come undone, with the path of the submodule that was shared before them.
+
+    Raises:
+        ModelChanged: If copies differ, or a path is gone. The model is then as it was.
+    """
+    mended = []
+    for path, applied in sharing.applied_plans(model):
+        undone = edit.tie(model.get_submodule(path), applied.ties, compare)
+        mended += [f"{path}.{name}" if path else name for name in undone]
+    return mended
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A new plain module that computes the same and stores only what must be stored.
+
+    Hard sharing folds exactly: layers that share hold one `nn.Parameter` under several names, which is all that torch
+    needs. The result has torch's classes (and the model's own) only, and no trace of plans.
+
+    Args:
+        model: A shared model. It is not changed.
+
+    Returns:
+        A deep copy without plans, its ties intact.
+
+    Raises:
+        ModelChanged: If ties have come undone; call `retie_` first.
+    """
+    refuse_untied(model)
+    folded = copy.deepcopy(model)
+    for path in [path for path, _ in sharing.applied_plans(folded)]:
+        with edit.transaction(folded.get_submodule(path)) as edits:
+            edits.annotate(sharing.APPLIED, None)
+    return folded
+
+
+def refuse_untied(model: nn.Module) -> None:
+    """Raise `ModelChanged` if a tie that a plan made has come undone."""
+    for path, applied in sharing.applied_plans(model):
+        part = model.get_submodule(path)
+        for owner, *others in applied.ties:
+            for other in others:
+                if edit.parameter_at(part, other) is not edit.parameter_at(part, owner):
+                    raise ModelChanged(
+                        f"'{other}' and '{owner}' were one parameter and no longer are: load_state_dict(assign=True) and "
+                        "to_empty() untie without a word. Call retie_(model)."
+                    )
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer: each slot once, no decay on biases and norms, nothing that is frozen.
+
+    A slot that `r` layers read gets the sum of their gradients, as in the papers.
+
+    Args:
+        model: Any module, shared or not.
+        weight_decay: Decay of tensors with two or more dimensions, at least 0; those with fewer get none.
+
+    Returns:
+        One or two groups with `params`, `param_names` and `weight_decay`.
+
+    Raises:
+        SpecError: If the decay is negative or nothing in the model is trainable.
+
+    Example:
+        >>> [len(group["params"]) for group in param_groups(nn.Linear(2, 3), weight_decay=0.01)]
+        [1, 1]
+    """
+    if not weight_decay >= 0:
+        raise SpecError(f"weight_decay={weight_decay!r}: need 0 or more.")
+    trainable = [site for site in sites(model) if site.tensor.requires_grad]
+    if not trainable:
+        raise SpecError(f"{type(model).__name__} has no trainable parameter: requires_grad is False for all.")
+    groups = []
+    for decay, chosen in (
+        (weight_decay, [site for site in trainable if site.tensor.ndim >= 2]),
+        (0.0, [site for site in trainable if site.tensor.ndim < 2]),
+    ):
+        if chosen:
+            params, names = [site.tensor for site in chosen], [site.path for site in chosen]
+            groups.append({"params": params, "param_names": names, "weight_decay": decay})
+    return groups
+
+
+def check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer that does not fit a model any more, as one that was made before sharing does not.
+
+    Args:
+        optimizer: Any torch optimizer, or a wrapper that holds one as `.optimizer`.
+        model: The model that it should train.
+
+    Raises:
+        OptimizerMismatch: Naming every entry that the model does not read (it trains nothing), every tensor with two
+            entries (it would be stepped twice), and every trainable slot of a plan without an entry.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
+        >>> check(torch.optim.SGD(net.parameters(), lr=0.1), net)
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
+    found = sites(model)
+    read = {id(site.tensor): site for site in found}
+    seen: dict[int, str] = {}
+    problems = []
+    for number, group in enumerate(optimizer.param_groups):
+        names = group.get("param_names", [])
+        for entry, tensor in enumerate(group["params"]):
+            name = f" ('{names[entry]}')" if entry < len(names) else ""
+            label = f"group {number}, entry {entry}{name}, shape {tuple(tensor.shape)}"
+            if id(tensor) not in read:
+                problems.append(f"{label} trains nothing: the model does not read it")
+            elif id(tensor) in seen:
+                problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
+            seen.setdefault(id(tensor), label)
+    slots = {
+        id(edit.parameter_at(model.get_submodule(path), tie[0]))
+        for path, applied in sharing.applied_plans(model)
+        for tie in applied.ties
+    }
+    for site in found:
+        if site.tensor.requires_grad and id(site.tensor) in slots and id(site.tensor) not in seen:
+            problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
+    if problems:
+        listed = "\n  ".join(problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise OptimizerMismatch(
+            f"The optimizer does not fit the model:\n  {listed}{more}\n"
+            "Make the optimizer after sharing, from weightshare.param_groups(model, weight_decay)."
+        )
