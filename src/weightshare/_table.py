@@ -36,9 +36,9 @@ def shape_text(shape: Sequence[int]) -> str:
     return "×".join(str(length) for length in shape) or "scalar"
 
 
-def run_text(labels: Sequence[object], most: int = 16) -> str:
+def run_text(labels: Sequence[object], most: int = 12) -> str:
     """Labels in a row, the middle of a long one left out: `0 0 1 1 … 7 7`."""
     shown = [str(label) for label in labels]
     if len(shown) > most:
-        shown = [*shown[: most - 4], "…", *shown[-3:]]
+        shown = [*shown[: most - 4], "…", *shown[-2:]]
     return " ".join(shown)

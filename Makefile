@@ -1,0 +1,39 @@
+# Each target makes its own environment on a fresh machine; nothing else has to be done first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench clean
+.DEFAULT_GOAL := test
+
+# torch comes first and alone, so that nothing that depends on it picks another build.
+$(VENV)/.train: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.train
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.train  ## The main job on real digits: share, train, fold, save, and a page to look at
+	$(BIN)/weightshare demo
+
+test: $(VENV)/.dev  ## The tests but for the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev  ## All tests
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(VENV)/.dev  ## Style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## Benchmarks: ratios against a rival in the same run
+	$(BIN)/python -m pytest benchmarks --benchmark-only -m 'slow or not slow'
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,114 @@
+"""Networks by name, for the command line and for configurations.
+
+| name | network |
+|---|---|
+| `convmixer:C/D/P/K` | our ConvMixer, such as `convmixer:256/8/2/5` |
+| `timm:NAME` | any model of timm |
+| `module:callable` | whatever the callable returns, such as `mypackage.nets:make` |
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightshare.errors import ConfigError
+from weightshare.models.convmixer import convmixer
+
+
+def build(name: str, in_channels: int | None = None, classes: int | None = None, **options: Any) -> nn.Module:
+    """Build a network by name.
+
+    Args:
+        name: See the table of this module.
+        in_channels: Channels of the images, `None` for the network's default. A callable of yours is not given it.
+        classes: Number of classes, likewise.
+        options: Keyword arguments of the network, or of your callable.
+
+    Returns:
+        The network, with random weights unless an option says otherwise.
+
+    Raises:
+        ConfigError: If the name has another form, or the package, network or option does not exist.
+
+    Example:
+        >>> type(build("convmixer:8/2/1/3", in_channels=1, classes=10)).__name__
+        'ConvMixer'
+    """
+    kind, separator, rest = name.partition(":")
+    if not separator or not kind or not rest:
+        raise ConfigError(f"model={name!r}: need convmixer:C/D/P/K, timm:NAME or module:callable.")
+    given = {"in_channels": in_channels, "classes": classes}
+    try:
+        if kind == "convmixer":
+            return convmixer(*_sizes(name, rest), **_given(given), **options)
+        if kind == "timm":
+            timm = import_timm()
+            names = {"in_chans": in_channels, "num_classes": classes}
+            return timm.create_model(rest, **_given(names), **options)
+        made = _callable(name, kind, rest)(**options)
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(f"Cannot build {name!r} with {_given(given) | options}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"{name!r} returned {type(made).__name__}, need an nn.Module.")
+    return made
+
+
+def import_timm() -> Any:
+    """Import timm, also where torch is a CPU build and torchvision, which timm imports, is a CUDA build.
+
+    There torchvision stops at two operators that its compiled half would have declared. No classifier calls them, so
+    declaring them is enough; a call would still fail with torch's own error.
+
+    Raises:
+        ConfigError: If timm is not installed.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _declare_torchvision_operators()
+    try:
+        return import_module("timm")
+    except ImportError as error:
+        raise ConfigError(f"timm is not installed ({error}): pip install 'weightshare[models]'.") from error
+
+
+def _declare_torchvision_operators() -> None:
+    import sys
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # half imported
+    # "FRAGMENT": torchvision's own declarations, if they come after all, may join ours.
+    library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901: kept alive below
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+
+    torchvision._weightshare_operators = library  # the declarations live as long as the module that needs them
+
+
+def _sizes(name: str, text: str) -> list[int]:
+    sizes = text.split("/")
+    if len(sizes) != 4 or not all(size.isdecimal() for size in sizes):
+        raise ConfigError(f"model={name!r}: need four sizes C/D/P/K, such as convmixer:256/8/2/5.")
+    return [int(size) for size in sizes]
+
+
+def _callable(name: str, module: str, attribute: str) -> Any:
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"model={name!r}: {error}. Known kinds are convmixer:, timm: and an importable module.") from error
+    if not callable(found):
+        raise ConfigError(f"model={name!r}: {attribute!r} is a {type(found).__name__}, need a callable that returns a module.")
+    return found
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
