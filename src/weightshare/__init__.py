@@ -1,12 +1,12 @@
 """Weight sharing for any `nn.Module`: change which connections read the same stored number.
 
-    import weightshare as ws
+import weightshare as ws
 
-    plan = ws.plan(model, ws.Tie(rate=2), where="blocks.*.mlp")
-    print(plan)
-    plan.apply_(model)
-    ...                                  # train as ever
-    ws.save(ws.fold(model), "small.safetensors")
+plan = ws.plan(model, ws.Tie(rate=2), where="blocks.*.mlp")
+print(plan)
+plan.apply_(model)
+...                                  # train as ever
+ws.save(ws.fold(model), "small.safetensors")
 """
 
 from typing import TYPE_CHECKING

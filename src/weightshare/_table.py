@@ -24,7 +24,9 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Se
     for title in columns:
         table.add_column(title, justify="right" if title in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row))
+        table.add_row(
+            *(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell) for cell in row)
+        )
     console = Console(width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False, legacy_windows=False)
     with console.capture() as capture:
         console.print(table)

@@ -151,7 +151,7 @@ class LeftOut:
     reason: str
 
 
-class Part(ABC):
+class Part(ABC):  # noqa: B024 - its children are abstract
     """A frozen dataclass that a plan can write as JSON: `{"ClassName": {field: value}}`.
 
     Reading looks the name up among the classes that are imported, so a file can never make Python import or run
@@ -176,9 +176,11 @@ class Part(ABC):
         if not isinstance(data, Mapping) or len(data) != 1:
             raise FileError(f"A spec in a plan needs the form {{name: fields}}, got {data!r}.")
         ((name, values),) = data.items()
-        known = {cls.__name__: cls for cls in _subclasses(Part) if is_dataclass(cls)}
+        known: dict[str, Any] = {cls.__name__: cls for cls in _subclasses(Part) if is_dataclass(cls)}
         if name not in known or not isinstance(values, Mapping):
-            raise FileError(f"The plan needs {name!r}, which is not among {sorted(known)}. Import the module that has it.")
+            raise FileError(
+                f"The plan needs {name!r}, which is not among {sorted(known)}. Import the module that has it."
+            )
         allowed = {field.name for field in fields(known[name])}
         if not set(values) <= allowed:
             raise FileError(f"{name} in the plan has fields {sorted(values)}, this version knows {sorted(allowed)}.")
@@ -283,9 +285,13 @@ class Plan:
             for path in group.items:
                 if path in aliases or (path in found and found[path].aliases):
                     other = aliases.get(path) or found[path].aliases[0]
-                    raise AlreadyShared(f"'{path}' is already one parameter with '{other}': unshare_ it before this plan.")
+                    raise AlreadyShared(
+                        f"'{path}' is already one parameter with '{other}': unshare_ it before this plan."
+                    )
                 if path not in found:
-                    raise ModelChanged(f"The model has no parameter '{path}', which the plan shares. Plan for this model.")
+                    raise ModelChanged(
+                        f"The model has no parameter '{path}', which the plan shares. Plan for this model."
+                    )
                 site = found[path]
                 if (site.shape, site.dtype) != (group.shape, group.dtype):
                     raise ModelChanged(
@@ -293,7 +299,9 @@ class Plan:
                         f"planned for {group.shape} {group.dtype}. Plan again."
                     )
                 if site.tensor.is_meta:
-                    raise SpecError(f"'{path}' is on the meta device and has no numbers: load the model first, then apply.")
+                    raise SpecError(
+                        f"'{path}' is on the meta device and has no numbers: load the model first, then apply."
+                    )
         if signature(tuple(found.values())) != self.signature:
             raise ModelChanged(
                 f"The model is not the one that was planned for: it stores {counting.count(model).stored:,} numbers, "
@@ -349,7 +357,7 @@ class Plan:
 
     def __str__(self) -> str:
         columns = ("group", "weight", "layers", "slots", "layer reads slot", "stored before", "after")
-        rows = [
+        rows: list[tuple[object, ...]] = [
             (
                 group.name,
                 shape_text(group.shape),

@@ -138,8 +138,8 @@ def refuse_untied(model: nn.Module) -> None:
             for other in others:
                 if edit.parameter_at(part, other) is not edit.parameter_at(part, owner):
                     raise ModelChanged(
-                        f"'{other}' and '{owner}' were one parameter and no longer are: load_state_dict(assign=True) and "
-                        "to_empty() untie without a word. Call retie_(model)."
+                        f"'{other}' and '{owner}' were one parameter and no longer are: load_state_dict(assign=True) "
+                        "and to_empty() untie without a word. Call retie_(model)."
                     )
 
 
@@ -214,9 +214,11 @@ def check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         for path, applied in sharing.applied_plans(model)
         for tie in applied.ties
     }
-    for site in found:
-        if site.tensor.requires_grad and id(site.tensor) in slots and id(site.tensor) not in seen:
-            problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
+    problems += [
+        f"slot '{site.path}' is in no group, so nothing trains it"
+        for site in found
+        if site.tensor.requires_grad and id(site.tensor) in slots and id(site.tensor) not in seen
+    ]
     if problems:
         listed = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""

@@ -81,7 +81,14 @@ class Report:
                 render(
                     columns,
                     [
-                        (g.name, shape_text(g.shape), g.layers, g.slots, run_text(g.labels), "shared" if g.intact else "UNTIED")
+                        (
+                            g.name,
+                            shape_text(g.shape),
+                            g.layers,
+                            g.slots,
+                            run_text(g.labels),
+                            "shared" if g.intact else "UNTIED",
+                        )
                         for g in self.groups
                     ],
                     numbers=("layers", "slots"),

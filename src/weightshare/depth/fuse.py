@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import math
 
 from jaxtyping import Num
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from weightshare.depth.topology import Choice
 from weightshare.errors import SpecError
@@ -82,7 +82,9 @@ class WeightedMean(Fusion):
         self, weights: Num[Tensor, "readers *weight"], layers: Sequence[int], depth: int
     ) -> Num[Tensor, "*weight"]:
         if len(self.weights) != depth:
-            raise SpecError(f"weighted_mean has {len(self.weights)} weights, the group has {depth} layers: give one each.")
+            raise SpecError(
+                f"weighted_mean has {len(self.weights)} weights, the group has {depth} layers: give one each."
+            )
         if weights.ndim <= 2:
             return Mean()(weights, layers, depth)
         wide = _wide(weights)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import math
 from typing import Any
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from weightshare.depth.fuse import Fusion, first
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
@@ -56,7 +56,9 @@ class Tie(Spec):
 
     def __post_init__(self) -> None:
         if (self.rate is None) == (self.slots is None):
-            raise SpecError("Tie needs either a share rate or a list of slots, such as Tie(rate=2) or Tie(slots=[0, 0, 1]).")
+            raise SpecError(
+                "Tie needs either a share rate or a list of slots, such as Tie(rate=2) or Tie(slots=[0, 0, 1])."
+            )
         if self.rate is not None:
             _check_rate(self.rate)
         if self.slots is not None:
@@ -69,7 +71,9 @@ class Tie(Spec):
             ("spread", Spread, "uniform, front, middle or back"),
         ):
             if not isinstance(getattr(self, name), kind):
-                raise SpecError(f"Tie({name}={getattr(self, name)!r}): give {choices}, or a {kind.__name__} of your own.")
+                raise SpecError(
+                    f"Tie({name}={getattr(self, name)!r}): give {choices}, or a {kind.__name__} of your own."
+                )
 
     def group(
         self, model_sites: Sequence[Site], chosen: Sequence[Site], explicit: bool
@@ -103,7 +107,9 @@ class Tie(Spec):
         for members in roles.values():
             if len(members) == 1:
                 _, site = members[0]
-                reason = f"the only site of its role, shape {site.shape} and dtype {site.dtype} that the pattern matches"
+                reason = (
+                    f"the only site of its role, shape {site.shape} and dtype {site.dtype} that the pattern matches"
+                )
                 left_out.append(LeftOut(site.path, reason))
             else:
                 groups.append(self._assigned(sorted(members, key=lambda member: member[0].index)))
@@ -113,9 +119,9 @@ class Tie(Spec):
         """Fuse the weights of each slot's readers; see `Spec.slot_values`."""
         depth = len(group.items)
         return [
-            self.fuse(torch.stack([tensors[layer] for layer in readers]), readers, depth)
-            if len(readers) > 1
-            else tensors[readers[0]]
+            tensors[readers[0]]
+            if len(readers) == 1
+            else self.fuse(torch.stack([tensors[layer] for layer in readers]), readers, depth)
             for readers in group.assignment.readers
         ]
 
@@ -123,7 +129,7 @@ class Tie(Spec):
         place, site = members[0]
         items = tuple(member.path for _, member in members)
         try:
-            slots = self.slots or labels(len(items), self.rate or 1, self.order, self.spread)
+            slots = labels(len(items), self.rate or 1, self.order, self.spread) if self.slots is None else self.slots
             if len(slots) != len(items):
                 raise SpecError(f"the list has {len(slots)} slots, the group has {len(items)} layers: {list(items)}")
             group = Group(place.role, items, site.shape, site.dtype, Assignment.of(slots))
@@ -140,7 +146,7 @@ class Tie(Spec):
         by_role = defaultdict[str, list[tuple[Place, Site]]](list)
         for members in roles:
             by_role[members[0][0].role].extend(members)
-        for role, members in by_role.items():
+        for members in by_role.values():
             members.sort(key=lambda member: member[0].index)
             if len(members) == len(self.slots):
                 for slot in range(max(self.slots) + 1):

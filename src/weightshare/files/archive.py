@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 import torch
+from torch import Tensor
 
 from weightshare.errors import FileError
 from weightshare.files.atomic import replacing
@@ -79,8 +79,8 @@ def read(path: str | Path, kind: str) -> Archive:
     archive = read_any(path)
     if not archive.content:
         raise FileError(
-            f"'{path}' was not written by weightshare: it has no checksum. Read it with weightshare.tensors(path), which "
-            "gives a state dict."
+            f"'{path}' was not written by weightshare: it has no checksum. Read it with weightshare.tensors(path), "
+            "which gives a state dict."
         )
     if archive.content.get("kind") != kind:
         raise FileError(f"'{path}' holds a {archive.content.get('kind')!r}, need a {kind!r}.")
@@ -95,9 +95,11 @@ def read_any(path: str | Path) -> Archive:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"'{path}' is no whole safetensors file: {error}. It is cut, damaged or of another kind.") from error
+        raise FileError(
+            f"'{path}' is no whole safetensors file: {error}. It is cut, damaged or of another kind."
+        ) from error
     stated = metadata.pop(CHECKSUM, None)
     if stated is None and CONTENT not in metadata:
         aliases = {name: owner for name, owner in metadata.items() if owner in tensors and name not in tensors}
@@ -107,7 +109,9 @@ def read_any(path: str | Path) -> Archive:
     content = _content(path, metadata.pop(CONTENT, ""))
     dangling = sorted(name for name, owner in metadata.items() if owner not in tensors or name in tensors)
     if dangling:
-        raise FileError(f"'{path}' names {dangling[0]!r} as an alias of {metadata[dangling[0]]!r}, which it does not hold.")
+        raise FileError(
+            f"'{path}' names {dangling[0]!r} as an alias of {metadata[dangling[0]]!r}, which it does not hold."
+        )
     return Archive(tensors, metadata, content)
 
 
@@ -136,5 +140,5 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

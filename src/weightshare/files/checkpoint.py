@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
 import torch
+from torch import Tensor, nn
 
 from weightshare.errors import FileError
 from weightshare.files import archive
@@ -111,10 +111,14 @@ def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state: dict[str, Any] = model.state_dict(keep_vars=True)  # keep_vars: the objects themselves, so identity tells ties
+    state: dict[str, Any] = model.state_dict(
+        keep_vars=True
+    )  # keep_vars: the objects themselves, so identity tells ties
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise FileError(f"Cannot store '{name}': it is a {type(value).__name__}. Only tensors are stored, never pickles.")
+            raise FileError(
+                f"Cannot store '{name}': it is a {type(value).__name__}. Only tensors are stored, never pickles."
+            )
     return state
 
 
@@ -129,7 +133,9 @@ def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], tar
     for name, target in targets.items():
         value = held[names[name]]
         if target.is_meta:
-            raise FileError(f"Cannot load '{name}': the model is on the meta device. Call model.to_empty(device=...) first.")
+            raise FileError(
+                f"Cannot load '{name}': the model is on the meta device. Call model.to_empty(device=...) first."
+            )
         if (value.shape, value.dtype) != (target.shape, target.dtype):
             raise FileError(
                 f"'{name}' in '{path}' is {tuple(value.shape)} {value.dtype}, the model has {tuple(target.shape)} "
@@ -138,8 +144,8 @@ def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], tar
         other = owner_of.setdefault(id(target), names[name])
         if other != names[name] and not torch.equal(held[other], value):
             raise FileError(
-                f"The model ties '{name}' to '{other}', '{path}' holds different numbers for them. Load it into a model "
-                "that is not shared."
+                f"The model ties '{name}' to '{other}', '{path}' holds different numbers for them. Load it into a "
+                "model that is not shared."
             )
 
 

@@ -43,7 +43,8 @@ def build(name: str, in_channels: int | None = None, classes: int | None = None,
     given = {"in_channels": in_channels, "classes": classes}
     try:
         if kind == "convmixer":
-            return convmixer(*_sizes(name, rest), **_given(given), **options)
+            dim, depth, patch, kernel = _sizes(name, rest)
+            return convmixer(dim, depth, patch, kernel, **_given(given), **options)
         if kind == "timm":
             timm = import_timm()
             names = {"in_chans": in_channels, "num_classes": classes}
@@ -85,12 +86,12 @@ def _declare_torchvision_operators() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # half imported
     # "FRAGMENT": torchvision's own declarations, if they come after all, may join ours.
-    library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901: kept alive below
+    library = torch.library.Library("torchvision", "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 
-    torchvision._weightshare_operators = library  # the declarations live as long as the module that needs them
+    setattr(torchvision, "_weightshare_operators", library)  # noqa: B010 - the declarations live as long as the module that needs them
 
 
 def _sizes(name: str, text: str) -> list[int]:
@@ -104,9 +105,13 @@ def _callable(name: str, module: str, attribute: str) -> Any:
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"model={name!r}: {error}. Known kinds are convmixer:, timm: and an importable module.") from error
+        raise ConfigError(
+            f"model={name!r}: {error}. Known kinds are convmixer:, timm: and an importable module."
+        ) from error
     if not callable(found):
-        raise ConfigError(f"model={name!r}: {attribute!r} is a {type(found).__name__}, need a callable that returns a module.")
+        raise ConfigError(
+            f"model={name!r}: {attribute!r} is a {type(found).__name__}, need a callable that returns a module."
+        )
     return found
 
 

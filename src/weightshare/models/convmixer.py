@@ -90,7 +90,14 @@ def convmixer(
         >>> sum(p.numel() for p in convmixer(768, 32, 14, 3).parameters())
         20465896
     """
-    sizes = {"dim": dim, "depth": depth, "patch": patch, "kernel": kernel, "classes": classes, "in_channels": in_channels}
+    sizes = {
+        "dim": dim,
+        "depth": depth,
+        "patch": patch,
+        "kernel": kernel,
+        "classes": classes,
+        "in_channels": in_channels,
+    }
     for name, size in sizes.items():
         if size < 1:
             raise SpecError(f"convmixer({name}={size}): need 1 or more.")

@@ -74,5 +74,7 @@ def _splits(path: str) -> list[tuple[str, int, str]]:
     """Every `(before, index, after)` reading of a path, outermost index first."""
     parts = path.split(".")
     return [
-        (".".join(parts[:at]), int(part), ".".join(parts[at + 1 :])) for at, part in enumerate(parts) if part.isdecimal()
+        (".".join(parts[:at]), int(part), ".".join(parts[at + 1 :]))
+        for at, part in enumerate(parts)
+        if part.isdecimal()
     ]

@@ -102,14 +102,13 @@ def tie(model: nn.Module, ties: Sequence[Sequence[str]], compare: bool = True) -
                     continue
                 if alias.shape != owner.shape or alias.dtype != owner.dtype:
                     raise ModelChanged(
-                        f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype}, the slot "
-                        f"holds {tuple(owner.shape)} {owner.dtype}. Rebuild the model as it was when it was shared."
+                        f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype}, the "
+                        f"slot holds {tuple(owner.shape)} {owner.dtype}. Rebuild the model as it was when shared."
                     )
                 if compare and not owner.is_meta and not torch.equal(alias, owner):
                     raise ModelChanged(
-                        f"Cannot tie '{path}' to '{owner_path}' again: they hold different numbers, so one would be lost. "
-                        "Load a state in which they agree, or pass compare=False to keep those of "
-                        f"'{owner_path}'."
+                        f"Cannot tie '{path}' to '{owner_path}' again: they hold different numbers, so one would be "
+                        f"lost. Load a state in which they agree, or use compare=False to keep those of '{owner_path}'."
                     )
                 edits.put(path, owner)
                 mended.append(path)
@@ -136,7 +135,9 @@ def parameter_at(model: nn.Module, path: str) -> nn.Parameter:
     try:
         return model.get_parameter(path)
     except AttributeError as error:
-        raise ModelChanged(f"{type(model).__name__} has no parameter '{path}': {error}. Plan for this model.") from error
+        raise ModelChanged(
+            f"{type(model).__name__} has no parameter '{path}': {error}. Plan for this model."
+        ) from error
 
 
 def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
@@ -167,4 +168,3 @@ def _annotate(model: nn.Module, name: str, value: object) -> None:
         model.__dict__.pop(name, None)
     else:
         object.__setattr__(model, name, value)
-

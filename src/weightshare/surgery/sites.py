@@ -124,7 +124,9 @@ def select(all_sites: Sequence[Site], where: Where) -> tuple[Site, ...]:
         for glob in where:
             hits = {id(s) for s in all_sites if _matches(s, glob)}
             if not hits:
-                raise NoMatch(f"where={glob!r} matches no parameter and no module above one.{_nearest(all_sites, glob)}")
+                raise NoMatch(
+                    f"where={glob!r} matches no parameter and no module above one.{_nearest(all_sites, glob)}"
+                )
             chosen |= hits
     else:
         raise SpecError(

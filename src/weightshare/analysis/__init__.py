@@ -1,0 +1,1 @@
+"""What a model shares and how a run went, as tables, pictures and a page."""

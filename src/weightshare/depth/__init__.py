@@ -1,0 +1,1 @@
+"""Sharing across depth: items are the layers of a repeated block."""

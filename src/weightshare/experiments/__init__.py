@@ -1,0 +1,1 @@
+"""Experiments: the numbers of the papers, and ours beside them."""

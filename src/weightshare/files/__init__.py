@@ -1,0 +1,1 @@
+"""Files: one owner for each tensor, checksums, nothing that is ever executed."""

@@ -1,0 +1,1 @@
+"""Read and edit any `nn.Module`; knows nothing about sharing."""
