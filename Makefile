@@ -29,7 +29,7 @@ test-slow: $(VENV)/.dev  ## All tests
 lint: $(VENV)/.dev  ## Style, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev  ## Benchmarks: ratios against a rival in the same run

@@ -1,0 +1,161 @@
+"""Pages: one self-contained HTML file for a run, or for several that are compared. No scripts, nothing fetched."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+from weightshare._table import shape_text
+from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
+from weightshare.sharing import Plan
+
+NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the head of a page: what it is, its value, and a word on it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a page; whatever is empty is left out.
+
+    Args:
+        title: Heading.
+        text: A paragraph.
+        columns: Titles of a table.
+        rows: Its rows; columns of numbers are aligned to the right.
+        picture: An `<svg>` element, from `pictures.svg`.
+        listing: Preformatted text.
+        folded: Whether the reader has to open it.
+    """
+
+    title: str
+    text: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Any]] = ()
+    picture: str = ""
+    listing: str = ""
+    folded: bool = False
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether all of it are numbers, to be aligned to the right."""
+        return [all(NUMBER.fullmatch(str(row[at])) for row in self.rows) for at in range(len(self.columns))]
+
+
+def render_page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[Section]) -> str:
+    """A page as HTML text; every value is escaped but the pictures, which this library drew."""
+    from jinja2 import Environment, StrictUndefined
+
+    source = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return template.from_string(source).render(title=title, lead=lead, tiles=tiles, sections=sections)
+
+
+def run_page(
+    name: str,
+    plans: Sequence[Plan],
+    history: Sequence[Mapping[str, float]],
+    summary: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    config_text: str,
+) -> str:
+    """The page of one run.
+
+    Args:
+        name: Of the run.
+        plans: What was shared, in order.
+        history: From `fit`.
+        summary: What `summary.json` holds.
+        environment: Seed, versions, machine, commit.
+        config_text: The configuration as YAML.
+
+    Returns:
+        HTML text.
+    """
+    before, after = summary["stored_before"], summary["stored"]
+    tiles = [
+        Tile("test accuracy", f"{summary['accuracy']:.2%}", f"after {len(history)} epochs"),
+        Tile("stored numbers", f"{after:,}", f"{after / before:.1%} of {before:,} before sharing"),
+        Tile("file, folded", f"{summary['folded_file_bytes']:,} B", "a plain safetensors file"),
+        Tile("MACs", f"{summary['macs']:,}", "one image; sharing does not lower them"),
+        Tile("training", f"{summary['training_seconds']:.1f} s", environment["gpu"] or f"{environment['cores']} cores"),
+    ]
+    return render_page(
+        name,
+        f"{summary['model']} on {summary['config']['data']}: {summary['config']['model']}.",
+        tiles,
+        [
+            *plan_sections(plans),
+            Section(
+                "Accuracy", picture=svg(draw_curves({"test": [history]}, "test_accuracy", "test accuracy"), "Accuracy")
+            ),
+            Section("Loss", picture=svg(draw_curves({"training": [history]}, "train_loss", "training loss"), "Loss")),
+            Section(
+                "Numbers",
+                columns=("number", "value", "meaning"),
+                rows=[
+                    ("stored before sharing", before, "parameters, each tensor once"),
+                    ("stored", after, "parameters, each tensor once"),
+                    ("logical", summary["logical"], "parameters as read"),
+                    ("distinct", summary["distinct"], "different values in the stored tensors"),
+                    ("parameter bytes", summary["parameter_bytes"], "in memory, each tensor once"),
+                    ("buffer bytes", summary["buffer_bytes"], "in memory"),
+                    ("model file", summary["model_file_bytes"], "bytes on disk, with the plans"),
+                    ("folded file", summary["folded_file_bytes"], "bytes on disk, plain"),
+                    ("accuracy, folded", f"{summary['folded_accuracy']:.4f}", "of the folded model on the test images"),
+                    (
+                        "fold error",
+                        f"{summary['folded_output_difference']:.1e}",
+                        "largest change of an output by folding",
+                    ),
+                ],
+            ),
+            Section(
+                "Epochs",
+                columns=list(history[0]),
+                rows=[[_short(v) for v in row.values()] for row in history],
+                folded=True,
+            ),
+            Section("Configuration", listing=config_text, folded=True),
+            Section("Environment", listing=json.dumps(environment, indent=1), folded=True),
+        ],
+    )
+
+
+def plan_sections(plans: Sequence[Plan]) -> list[Section]:
+    """For each plan its picture and its table; one line where nothing is shared."""
+    if not plans:
+        return [Section("What is shared", text="Nothing: every layer stores its own weights.")]
+    sections = []
+    for plan in plans:
+        left_out = f" Left out: {len(plan.left_out)} parameters." if plan.left_out else ""
+        sections.append(
+            Section(
+                "What is shared",
+                text=f"{plan.spec!r} where {plan.where}: {plan.stored_before:,} stored numbers become "
+                f"{plan.stored_after:,}.{left_out}",
+                picture=svg(draw_assignment(plan), "Which layer reads which slot, for each group of parameters"),
+                columns=("group", "weight", "layers", "slots", "stored before", "after"),
+                rows=[
+                    (g.name, shape_text(g.shape), len(g.items), g.assignment.slots, g.stored_before, g.stored_after)
+                    for g in plan.groups
+                ],
+            )
+        )
+        if plan.left_out:
+            rows = [(left.path, left.reason) for left in plan.left_out]
+            sections.append(Section("Left out, and why", columns=("parameter", "reason"), rows=rows, folded=True))
+    return sections
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

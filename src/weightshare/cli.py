@@ -1,0 +1,221 @@
+"""The command line: text in, text out. What it does is done by `training`, `experiments` and the verbs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+import os
+from pathlib import Path
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from weightshare.analysis.report import report as report_on
+from weightshare.errors import ConfigError, SharingError
+from weightshare.files.atomic import write_text
+from weightshare.files.checkpoint import save
+from weightshare.models.build import build
+from weightshare.training.recipe import RunConfig, Share, read_yaml, strict
+from weightshare.verbs import fold as fold_model
+from weightshare.verbs import plan as plan_for
+
+app = typer.Typer(
+    help="Weight sharing for any PyTorch network: plan, train, report, fold.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str | None, typer.Argument(help="convmixer:C/D/P/K, timm:NAME or module:callable.")]
+Config = Annotated[Path | None, typer.Option(help="A YAML file with any of these settings; options here win over it.")]
+ModelArg = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the model's constructor; may be repeated.")]
+Rate = Annotated[float | None, typer.Option(help="Share rate: how many layers read one slot.")]
+Slots = Annotated[str | None, typer.Option(help="Instead of a rate: the slot of each layer, such as 0,0,1,1.")]
+Order = Annotated[str | None, typer.Option(help="sequential, strided or random.")]
+OrderSeed = Annotated[int | None, typer.Option(help="Seed of the random order.")]
+Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back.")]
+Fuse = Annotated[str | None, typer.Option(help="first, mean or weighted_mean.")]
+Weights = Annotated[str | None, typer.Option(help="Of weighted_mean: one for each layer, such as 1,0.5,1,0.5.")]
+Where = Annotated[list[str] | None, typer.Option(help="Glob on parameter or module paths; may be repeated.")]
+
+
+@app.command()
+def plan(
+    model: Model = None,
+    config: Config = None,
+    model_arg: ModelArg = None,
+    rate: Rate = None,
+    slots: Slots = None,
+    order: Order = None,
+    order_seed: OrderSeed = None,
+    spread: Spread = None,
+    fuse: Fuse = None,
+    weights: Weights = None,
+    where: Where = None,
+    json: Annotated[Path | None, typer.Option(help="Write the plan to this file, too.")] = None,
+) -> None:
+    """Print what sharing would do to a model. Nothing is trained or changed."""
+    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
+    settings = _config(config, model=model, model_args=_pairs(model_arg), share=share)
+    if not settings.share:
+        raise ConfigError("There is nothing to plan: give --rate or --slots, or 'share' in the configuration.")
+    network = build(settings.model, **settings.model_args)
+    for number, entry in enumerate(settings.share):
+        made = plan_for(network, entry.spec, entry.where)
+        print(made if number == 0 else f"\n{made}")
+        if json is not None:
+            write_text(json if number == 0 else json.with_stem(f"{json.stem}-{number + 1}"), made.to_json())
+        if number + 1 < len(settings.share):
+            made.apply_(network)  # the next plan is for what this one leaves
+
+
+@app.command()
+def train(
+    model: Model = None,
+    config: Config = None,
+    model_arg: ModelArg = None,
+    rate: Rate = None,
+    slots: Slots = None,
+    order: Order = None,
+    order_seed: OrderSeed = None,
+    spread: Spread = None,
+    fuse: Fuse = None,
+    weights: Weights = None,
+    where: Where = None,
+    data: Annotated[str | None, typer.Option(help="Data set: digits.")] = None,
+    init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices and kernels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    devices: Annotated[int | None, typer.Option(help="How many, one process each.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Lightning Fabric's strategy: auto, ddp, ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed, ...")] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory; a run that was stopped goes on there.")] = None,
+) -> None:
+    """Share a model, train it, fold it and write a run directory with a page."""
+    from weightshare.training.run import PAGE, run
+
+    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
+    schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay)
+    options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
+    options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
+    settings = _config(config, schedule, **options)
+    summary = run(settings, echo=print)
+    if summary:
+        print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")
+        print(f"Page: {Path(settings.out) / PAGE}")
+
+
+@app.command()
+def report(
+    target: Annotated[str, typer.Argument(help="A run directory, or a model's name.")],
+    model_arg: ModelArg = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report to this file, too.")] = None,
+) -> None:
+    """Print what a model stores and shares; of a run, make its page again."""
+    from weightshare.training.run import rewrite_page, trained
+
+    if Path(target).is_dir() or ":" not in target:
+        model, data = trained(target)
+        numbers, page = report_on(model, data.example), rewrite_page(target)
+        print(f"{numbers}\n\nPage: {page}")
+    else:
+        numbers = report_on(build(target, **_pairs(model_arg)))
+        print(numbers)
+    if json is not None:
+        write_text(json, numbers.to_json())
+
+
+@app.command()
+def fold(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; folded.safetensors in the run by default.")] = None,
+) -> None:
+    """Fold a trained model into a plain one, save it, and say what it costs."""
+    from weightshare.training.run import FOLDED, output_difference, trained
+
+    model, data = trained(run)
+    small = fold_model(model)
+    path = out or Path(run) / FOLDED
+    size, numbers = save(small, path), report_on(small)
+    print(f"{path}: {size:,} bytes, {numbers.stored:,} stored numbers that {numbers.logical:,} places read.")
+    print(f"Largest change of an output by folding: {output_difference(model, small, data):.1e}.")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where runs, results and the page go.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each network.")] = 3,
+) -> None:
+    """Halve a ConvMixer on real handwritten digits: plain, tied from scratch, tied from the trained one."""
+    from weightshare.experiments.digits import demo as run_demo
+
+    run_demo(out, range(seeds))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error of ours is one message on standard error and exit status 1."""
+    sys.path.insert(0, os.getcwd())  # so that module:callable finds a module beside the caller, as `python -m` would
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except SharingError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _config(path: Path | None, schedule: dict[str, Any] | None = None, **options: Any) -> RunConfig:
+    """The file's settings with the options over them."""
+    settings = read_yaml(path) if path is not None else {}
+    settings |= {key: value for key, value in options.items() if value not in (None, {}, [])}
+    if schedule:
+        base = settings.get("train", {})
+        settings["train"] = {**(base if isinstance(base, dict) else {}), **schedule}
+    if "model" not in settings:
+        raise ConfigError("Which model? Name one, such as convmixer:32/8/2/3, or give 'model' in the configuration.")
+    return strict(RunConfig, settings)
+
+
+def _share(
+    rate: float | None,
+    slots: str | None,
+    order: str | None,
+    order_seed: int | None,
+    spread: str | None,
+    fuse: str | None,
+    weights: str | None,
+    where: list[str] | None,
+) -> list[dict[str, Any]]:
+    """The options of sharing as one entry of the configuration, or none."""
+    given = _given(rate=rate, order=order, order_seed=order_seed, spread=spread, fuse=fuse)
+    given |= _given(slots=_numbers(slots, "--slots", int), weights=_numbers(weights, "--weights", float))
+    given |= _given(where=where[0] if where and len(where) == 1 else where or None)
+    return [asdict(strict(Share, given))] if given else []
+
+
+def _numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
+    try:
+        return None if text is None else [kind(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: need numbers with commas between them.") from error
+
+
+def _pairs(texts: Sequence[str] | None) -> dict[str, Any]:
+    import yaml
+
+    pairs = {}
+    for text in texts or ():
+        key, separator, value = text.partition("=")
+        if not separator or not key.isidentifier():
+            raise ConfigError(f"--model-arg {text!r}: need KEY=VALUE.")
+        pairs[key] = yaml.safe_load(value)
+    return pairs
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+if __name__ == "__main__":
+    main()

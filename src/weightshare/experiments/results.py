@@ -1,0 +1,100 @@
+"""Results: the one writer and reader of `results/<paper>/<table>/<run>.json`, which every experiment uses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+import json
+from pathlib import Path
+import re
+import statistics
+from typing import Any, Self
+
+from weightshare.errors import ConfigError, FileError
+from weightshare.files.atomic import write_json
+
+FORMAT = "weightshare.result/1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row of a table: a configuration, run with one or several seeds.
+
+    Args:
+        paper: Key of the paper, such as `lin2022`.
+        table: Such as `table3`, or a name of ours where the paper has no such table.
+        run: Name of the row.
+        metric: What is measured, such as `test_accuracy`.
+        values: The metric for each seed, in the order of `seeds`.
+        seeds: The seeds.
+        config: What the run depends on.
+        environment: Versions, hardware and commit.
+        seconds: Wall time of training, for each seed.
+        numbers: Further counts: stored numbers, bytes, peak memory and the like.
+        paper_value: The paper's number, or `None` where it has none.
+        source: Where in the paper that number stands.
+        notes: What differs from the paper's protocol.
+    """
+
+    paper: str
+    table: str
+    run: str
+    metric: str
+    values: Sequence[float]
+    seeds: Sequence[int]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    seconds: Sequence[float]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    paper_value: float | None = None
+    source: str = ""
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("paper", "table", "run"):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", getattr(self, name)):
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}: need letters, digits, '.', '_' and '-', as in a file name."
+                )
+        if not self.values or len(self.values) != len(self.seeds) or len(self.seconds) != len(self.seeds):
+            raise ConfigError(
+                f"Result '{self.run}' has {len(self.values)} values and {len(self.seconds)} times for "
+                f"{len(self.seeds)} seeds: need one of each for every seed."
+            )
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds (of a sample); 0 with one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    @property
+    def gap(self) -> float | None:
+        """Ours less the paper's, or `None`."""
+        return None if self.paper_value is None else self.mean - self.paper_value
+
+    def write(self, root: str | Path) -> Path:
+        """Write the result below `root` in one step, and return its path."""
+        path = Path(root) / self.paper / self.table / f"{self.run}.json"
+        write_json(path, {"format": FORMAT, **asdict(self), "mean": self.mean, "spread": self.spread, "gap": self.gap})
+        return path
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a result.
+
+        Raises:
+            FileError: If the file is none, or of another format.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            if data.pop("format") != FORMAT:
+                raise FileError(f"'{path}' is no result of format {FORMAT!r}.")
+            for derived in ("mean", "spread", "gap"):
+                data.pop(derived)
+            return cls(**data)
+        except FileError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise FileError(f"'{path}' is no result file: {type(error).__name__}: {error}") from error

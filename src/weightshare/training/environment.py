@@ -1,0 +1,59 @@
+"""What a result was made with: versions, machine and commit, for every result file."""
+
+from importlib.metadata import PackageNotFoundError, version
+import os
+from pathlib import Path
+import platform
+import subprocess
+from typing import Any
+
+import torch
+
+PACKAGES = ("weightshare", "torch", "numpy", "safetensors", "lightning-fabric", "scikit-learn", "timm", "transformers")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the commit of the working tree that the package is run from, as JSON-able values.
+
+    Returns:
+        `python`, `packages`, `system`, `processor`, `cores`, `threads`, `gpu` (or `None`), `commit` (or `None` outside
+        a checkout) and `dirty`, whether the tree differs from that commit.
+    """
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    commit, dirty = _commit()
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = ["git", "status", "--porcelain", "--untracked-files=no"]
+        status = subprocess.run(changes, cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit.stdout.strip(), bool(status.stdout.strip())
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

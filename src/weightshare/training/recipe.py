@@ -1,0 +1,222 @@
+"""What a run is: the network, what it shares, the data and the schedule, as one configuration that YAML can hold."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+import math
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from weightshare.depth import fuse as fusions
+from weightshare.depth import topology
+from weightshare.depth.tie import Tie
+from weightshare.errors import ConfigError
+
+OrderName = Literal["sequential", "strided", "random"]
+SpreadName = Literal["uniform", "front", "middle", "back"]
+FusionName = Literal["first", "mean", "weighted_mean"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One `Tie` and where it applies, by names.
+
+    Args:
+        rate: Share rate; or
+        slots: the slot of each layer.
+        order: `sequential`, `strided` or `random`.
+        order_seed: Seed of the random order.
+        spread: `uniform`, `front`, `middle` or `back`.
+        fuse: `first`, `mean` or `weighted_mean`.
+        weights: Of `weighted_mean`, one for each layer.
+        where: A glob, a list of globs, or nothing for all that fits.
+    """
+
+    rate: float | None = None
+    slots: list[int] | None = None
+    order: OrderName = "sequential"
+    order_seed: int = 0
+    spread: SpreadName = "uniform"
+    fuse: FusionName = "first"
+    weights: list[float] | None = None
+    where: str | list[str] | None = None
+
+    @property
+    def spec(self) -> Tie:
+        """The spec that the names stand for.
+
+        Raises:
+            SpecError: If its values do not go together.
+        """
+        order = topology.random(self.order_seed) if self.order == "random" else getattr(topology, self.order)
+        if (self.weights is not None) != (self.fuse == "weighted_mean"):
+            raise ConfigError("share: weights go with fuse: weighted_mean, and it needs them.")
+        fusion = fusions.weighted_mean(self.weights) if self.weights is not None else getattr(fusions, self.fuse)
+        slots = None if self.slots is None else tuple(self.slots)
+        return Tie(self.rate, order, slots, fusion, getattr(topology, self.spread))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training schedule: AdamW, linear warm-up, then one cosine to zero.
+
+    Args:
+        epochs: Passes over the training images, at least 1.
+        batch_size: Images in a step, over all processes together, at least 2.
+        lr: Highest learning rate.
+        weight_decay: Of tensors with two or more dimensions.
+        warmup: Fraction of all steps over which the learning rate rises, 0 to 1.
+        label_smoothing: 0 to 1.
+        clip: Highest norm of the gradient, or nothing.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 0.01
+    weight_decay: float = 2e-5
+    warmup: float = 0.1
+    label_smoothing: float = 0.0
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name, valid, needed in (
+            ("epochs", self.epochs >= 1, "1 or more"),
+            ("batch_size", self.batch_size >= 2, "2 or more, for batch norm"),
+            ("lr", math.isfinite(self.lr) and self.lr > 0, "above 0"),
+            ("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more"),
+            ("warmup", 0 <= self.warmup <= 1, "0 to 1"),
+            ("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1"),
+            ("clip", self.clip is None or self.clip > 0, "above 0, or nothing"),
+        ):
+            if not valid:
+                raise ConfigError(f"train.{name}={getattr(self, name)!r}: need {needed}.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that a run depends on.
+
+    Args:
+        model: `convmixer:C/D/P/K`, `timm:NAME` or `module:callable`.
+        model_args: Further keyword arguments of the model.
+        data: Name of the data set.
+        init: A file of `weightshare.save` whose weights the model starts from, before it is shared.
+        share: What is shared, in order; nothing for a plain network.
+        train: The schedule.
+        seed: Of the weights, the order of the data, and everything else that is drawn.
+        device: `auto`, `cpu`, `cuda` or another accelerator of Lightning Fabric.
+        devices: How many of them, one process each.
+        strategy: Fabric's strategy, such as `auto` or `ddp`.
+        precision: Fabric's precision, such as `32-true` or `bf16-mixed`.
+        out: The run directory.
+    """
+
+    model: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    data: str = "digits"
+    init: str | None = None
+    share: list[Share] = field(default_factory=list)
+    train: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    out: str = "runs/run"
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included."""
+        import yaml
+
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+T = TypeVar("T")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping, without tags that would build Python objects.
+
+    Raises:
+        ConfigError: If the file is missing, is no YAML or no mapping.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"Cannot read the configuration '{path}': {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"The configuration '{path}' is a {type(data).__name__}, need keys and values.")
+    return data
+
+
+def strict(kind: type[T], data: Mapping[str, Any], at: str = "") -> T:
+    """Build a configuration dataclass from plain values; every key must exist and every value must have its kind.
+
+    Args:
+        kind: A dataclass of this module.
+        data: Keys and values, as YAML gives them.
+        at: Where in the file this is, for messages.
+
+    Returns:
+        The dataclass, validated.
+
+    Raises:
+        ConfigError: Naming an unknown key with the nearest one that exists, a missing key, or a value of another kind.
+
+    Example:
+        >>> strict(Recipe, {"epochs": 3, "lr": "1e-3"})
+        Recipe(epochs=3, batch_size=64, lr=0.001, weight_decay=2e-05, warmup=0.1, label_smoothing=0.0, clip=1.0)
+    """
+    assert is_dataclass(kind)
+    hints = get_type_hints(kind)
+    for key in data:
+        if key not in hints:
+            near = get_close_matches(str(key), hints, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"Unknown key {at + str(key)!r}: did you mean {at + near[0]!r}? Known: {', '.join(hints)}."
+            )
+    for entry in fields(kind):
+        if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in data:
+            raise ConfigError(f"The key {at + entry.name!r} is missing.")
+    return kind(**{key: _value(hints[key], value, at + key) for key, value in data.items()})
+
+
+def _value(hint: Any, value: Any, at: str) -> Any:
+    """One value as its annotation wants it: exact kinds, but `3` is a float too, and so is YAML's text `1e-3`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return _any_of(arguments, value, at)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        near = get_close_matches(str(value), arguments, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"{at}={value!r}: did you mean {near!r}? Known: {', '.join(arguments)}.")
+    if is_dataclass(hint) and isinstance(value, Mapping):
+        return strict(hint, value, f"{at}.")  # type: ignore[arg-type]
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, f"{at}[{number}]") for number, item in enumerate(value)]
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is NoneType and value is None:
+        return None
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    raise ConfigError(f"{at}={value!r} is a {type(value).__name__}, need {getattr(hint, '__name__', hint)}.")
+
+
+def _any_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
+    for hint in hints:
+        try:
+            return _value(hint, value, at)
+        except ConfigError:
+            continue
+    needed = " or ".join("nothing" if hint is NoneType else getattr(hint, "__name__", str(hint)) for hint in hints)
+    raise ConfigError(f"{at}={value!r} is a {type(value).__name__}, need {needed}.")

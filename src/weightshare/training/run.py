@@ -1,0 +1,224 @@
+"""A run: one configuration becomes one directory that says all about itself.
+
+config.yaml             the configuration, defaults included
+environment.json        seeds, versions, hardware, commit
+plan.json               what was shared (absent for a plain network)
+metrics.jsonl           one line for each epoch
+checkpoint.safetensors  state of the training, to resume from
+model.safetensors       the trained model with its plans, for `weightshare.load`
+folded.safetensors      the folded plain model
+summary.json            counts, accuracy, sizes, seconds
+report.html             the page to look at
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+import json
+from pathlib import Path
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from weightshare.analysis.page import run_page
+from weightshare.analysis.report import report
+from weightshare.errors import ConfigError, TrainingError
+from weightshare.files.atomic import write_json, write_text
+from weightshare.files.checkpoint import load, save
+from weightshare.models.build import build
+from weightshare.sharing import Plan
+from weightshare.training.data import Data, load_data
+from weightshare.training.environment import environment
+from weightshare.training.loop import METRICS, evaluate, fit
+from weightshare.training.recipe import RunConfig, read_yaml, strict
+from weightshare.verbs import fold, plan
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+CONFIG, SUMMARY, PLANS = "config.yaml", "summary.json", "plan.json"
+MODEL, FOLDED, PAGE = "model.safetensors", "folded.safetensors", "report.html"
+
+
+def run(config: RunConfig, echo: Callable[[str], None] = lambda text: None, label: str = "training") -> dict[str, Any]:
+    """Build, share, train, fold, save and report, as a configuration says; a run that was stopped goes on.
+
+    Args:
+        config: What to do.
+        echo: Gets the plans and the report as text.
+        label: What the progress bar says.
+
+    Returns:
+        What `summary.json` holds. A run that is finished already is read, not repeated.
+
+    Raises:
+        SharingError: If anything in the configuration does not fit, or the directory holds another run.
+    """
+    folder = Path(config.out)
+    finished = _finished(folder, config)
+    if finished is not None:
+        echo(f"'{folder}' is finished already: nothing to do.")
+        return finished
+    fabric = _fabric(config)
+    data = load_data(config.data)
+    model, plans = prepared(config, data)
+    for made in plans:
+        echo(f"{made}\n")
+    if fabric.is_global_zero:
+        write_text(folder / CONFIG, config.to_yaml())
+        write_json(folder / "environment.json", {"seed": config.seed, **environment()})
+        if plans:
+            write_json(folder / PLANS, [json.loads(made.to_json()) for made in plans])
+    fabric.barrier()
+    before = time.perf_counter()
+    history = fit(model, data, config.train, config.seed, folder, fabric, label)
+    seconds = time.perf_counter() - before
+    model.cpu()
+    if not fabric.is_global_zero:
+        return {}
+    small = fold(model)
+    difference = output_difference(model, small, data)
+    numbers = report(model, data.example)
+    summary = {
+        "config": asdict(config),
+        "model": numbers.model,
+        "stored_before": plans[0].stored_before if plans else numbers.stored,
+        "stored": numbers.stored,
+        "logical": numbers.logical,
+        "distinct": numbers.distinct,
+        "parameter_bytes": numbers.bytes,
+        "buffer_bytes": numbers.buffer_bytes,
+        "macs": numbers.macs,
+        "accuracy": history[-1]["test_accuracy"],
+        "loss": history[-1]["test_loss"],
+        "folded_accuracy": evaluate(small, data.test)[1],
+        "folded_output_difference": difference,
+        "model_file_bytes": save(model, folder / MODEL),
+        "folded_file_bytes": save(small, folder / FOLDED),
+        "training_seconds": sum(row["seconds"] for row in history),
+        "wall_seconds_of_last_session": seconds,
+    }
+    write_page(folder, plans, history, summary)
+    write_json(folder / SUMMARY, summary)  # last: its presence says that the run is finished
+    echo(str(numbers))
+    return summary
+
+
+def prepared(config: RunConfig, data: Data) -> tuple[nn.Module, list[Plan]]:
+    """The model of a configuration, on the CPU: built from its seed, started from `init`, and shared.
+
+    Raises:
+        SharingError: If the model, the file or a pattern does not fit.
+    """
+    torch.manual_seed(config.seed)
+    model = build(config.model, data.channels, data.classes, **config.model_args)
+    if config.init is not None:
+        load(config.init, model)
+    plans = []
+    for share in config.share:
+        made = plan(model, share.spec, share.where)
+        made.apply_(model)
+        plans.append(made)
+    return model, plans
+
+
+def read_config(folder: str | Path) -> RunConfig:
+    """The configuration of a run directory.
+
+    Raises:
+        ConfigError: If the folder is no run directory, or its configuration was edited into something else.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ConfigError(
+            f"'{folder}' is no run directory: it has no {CONFIG}. Make one with: weightshare train --out ..."
+        )
+    return strict(RunConfig, read_yaml(path))
+
+
+def trained(folder: str | Path) -> tuple[nn.Module, Data]:
+    """The trained model of a finished run, shared as it was, and its data.
+
+    Raises:
+        SharingError: If the folder is no run directory, the run is not finished or its files are damaged.
+    """
+    config = read_config(folder)
+    if not (Path(folder) / MODEL).is_file():
+        raise TrainingError(
+            f"The run '{folder}' is not finished: start it again with: weightshare train --out {folder}"
+        )
+    data = load_data(config.data)
+    torch.manual_seed(config.seed)
+    model = build(config.model, data.channels, data.classes, **config.model_args)
+    return load(Path(folder) / MODEL, model), data
+
+
+def rewrite_page(folder: str | Path) -> Path:
+    """Make the page of a finished run again from its files.
+
+    Raises:
+        SharingError: If the run is not finished.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    summary = _finished(folder, config)
+    if summary is None:
+        raise TrainingError(f"The run '{folder}' is not finished: there is nothing to report yet.")
+    texts = json.loads((folder / PLANS).read_text(encoding="utf-8")) if (folder / PLANS).is_file() else []
+    return write_page(folder, [Plan.from_json(json.dumps(text)) for text in texts], read_history(folder), summary)
+
+
+def read_history(folder: str | Path) -> list[dict[str, float]]:
+    """The rows of a run's `metrics.jsonl`, as `fit` returned them."""
+    return [json.loads(line) for line in (Path(folder) / METRICS).read_text(encoding="utf-8").splitlines()]
+
+
+def write_page(folder: Path, plans: list[Plan], history: list[dict[str, float]], summary: dict[str, Any]) -> Path:
+    """Write `report.html` of a run."""
+    details = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    config_text = (folder / CONFIG).read_text(encoding="utf-8")
+    write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text))
+    return folder / PAGE
+
+
+def output_difference(model: nn.Module, folded: nn.Module, data: Data) -> float:
+    """Largest absolute difference of the two models' outputs on the test images."""
+    model.eval()
+    folded.eval()
+    with torch.no_grad():
+        images = data.test.images[:512]
+        return (model(images) - folded(images)).abs().max().item()
+
+
+def _fabric(config: RunConfig) -> "Fabric":
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise ConfigError(f"Training needs Lightning Fabric ({error}): pip install 'weightshare[train]'.") from error
+    try:
+        fabric = Fabric(
+            accelerator=config.device,
+            devices=config.devices,
+            strategy=config.strategy,
+            precision=config.precision,  # type: ignore[arg-type]  # checked by Fabric
+        )
+    except Exception as error:  # Fabric raises many kinds for what it cannot give
+        raise ConfigError(
+            f"device={config.device!r}, devices={config.devices}, strategy={config.strategy!r} with "
+            f"precision={config.precision!r} cannot be had here: {error}"
+        ) from error
+    if config.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
+    """The summary of a finished run of this very configuration, or `None` if there is none yet."""
+    if (folder / CONFIG).is_file() and asdict(read_config(folder)) != asdict(config):
+        raise TrainingError(
+            f"'{folder}' holds another run: its {CONFIG} differs from what is asked. Choose another, or delete it."
+        )
+    if not (folder / SUMMARY).is_file():
+        return None
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
