@@ -60,7 +60,7 @@ class Tie(Spec):
                 "Tie needs either a share rate or a list of slots, such as Tie(rate=2) or Tie(slots=[0, 0, 1])."
             )
         if self.rate is not None:
-            _check_rate(self.rate)
+            object.__setattr__(self, "rate", _checked_rate(self.rate))
         if self.slots is not None:
             object.__setattr__(self, "slots", _checked_slots(self.slots))
             if self.order != sequential or self.spread != uniform:
@@ -154,11 +154,12 @@ class Tie(Spec):
                     common_slot([site.path for site in readers], [site.tensor for site in readers])
 
 
-def _check_rate(rate: object) -> None:
+def _checked_rate(rate: object) -> int | float:
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 1:
         raise SpecError(
             f"Tie(rate={rate!r}): a share rate is the number of layers that read one slot, 1 (nothing shared) or more."
         )
+    return int(rate) if rate == int(rate) else rate
 
 
 def _checked_slots(slots: Any) -> tuple[int, ...]:

@@ -56,13 +56,13 @@ def demo(
     for seed in seeds:
         for name in ROWS:
             folder = out / f"{name}-seed{seed}"
-            summaries[name].append(run(_config(out, name, seed, recipe), label=f"{name}, seed {seed}"))
+            summaries[name].append(run(config(out, name, seed, recipe), label=f"{name}, seed {seed}"))
             folders[name].append(folder)
     results = [_result(name, seeds, summaries[name], summaries["unshared"]) for name in ROWS]
     for result in results:
         result.write(out / "results")
     echo(f"\n{table(results)}\n")
-    _, plans = prepared(_config(out, "tied", seeds[0], recipe), load_data("digits"))
+    _, plans = prepared(config(out, "tied", seeds[0], recipe), load_data("digits"))
     histories = {ROWS[name]: [read_history(folder) for folder in folders[name]] for name in ROWS}
     write_text(out / "report.html", page(results, plans, histories))
     echo(f"Page: {out / 'report.html'}\nRuns: {out}/<network>-seed<n>/report.html")
@@ -96,8 +96,8 @@ def page(results: Sequence[Result], plans: Sequence[Plan], histories: dict[str, 
         [
             Section(
                 "Three networks",
-                text="Mean over seeds; spread is the standard deviation. The fused network starts from the unshared one "
-                "of its seed, so its seconds include that training. On disk: the folded, plain safetensors file.",
+                text="Mean over seeds; spread is the standard deviation. The fused network starts from the unshared "
+                "one of its seed, so its seconds include that training. On disk: the folded, plain safetensors file.",
                 columns=COLUMNS,
                 rows=[_row(result) for result in results],
             ),
@@ -119,7 +119,8 @@ def accuracy_curves(histories: dict[str, list[list[dict[str, float]]]]) -> "Figu
     return figure
 
 
-def _config(out: Path, name: str, seed: int, recipe: Recipe) -> RunConfig:
+def config(out: Path, name: str, seed: int, recipe: Recipe) -> RunConfig:
+    """The configuration of one training: `name` is a key of `ROWS`."""
     share = {
         "unshared": [],
         "tied": [Share(rate=2, where=WHERE)],

@@ -1,7 +1,6 @@
 """Data sets that live whole in memory: images and labels, split once, normalised by the training part."""
 
 from dataclasses import dataclass
-from typing import Self
 
 from jaxtyping import Float, Int
 import torch
@@ -25,9 +24,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Split":
         """The same split on a device."""
-        return type(self)(self.images.to(device), self.labels.to(device))
+        return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)

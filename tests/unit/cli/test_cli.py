@@ -1,0 +1,108 @@
+"""The command line: the same words in, the same text out, and errors without a traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from weightshare.cli import main
+from weightshare.sharing import Plan
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return stopped.value.code
+
+
+def test_plan_prints_the_counts_and_writes_json(capsys, tmp_path):
+    out = tmp_path / "plan.json"
+    assert call("plan", "convmixer:16/4/2/3", "--rate", "2", "--where", "blocks.*.pointwise", "--json", str(out)) == 0
+    text = capsys.readouterr().out
+    plan = Plan.from_json(out.read_text())
+    assert f"{plan.stored_after:,}" in text
+    assert "blocks.*.pointwise.weight" in text
+
+
+def test_all_of_a_tie_can_be_said_by_options(capsys, tmp_path):
+    out = tmp_path / "plan.json"
+    options = [
+        "--slots",
+        "0,1,1,0",
+        "--fuse",
+        "weighted_mean",
+        "--weights",
+        "1,0.5,1,2",
+        "--where",
+        "blocks.*.pointwise",
+    ]
+    assert call("plan", "convmixer:16/4/2/3", *options, "--where", "blocks.*.depthwise", "--json", str(out)) == 0
+    plan = Plan.from_json(out.read_text())
+    assert [group.assignment.labels.tolist() for group in plan.groups] == [[0, 1, 1, 0]] * 4
+    assert repr(plan.spec) == "Tie(slots=(0, 1, 1, 0), fuse=weighted_mean(weights=(1.0, 0.5, 1.0, 2.0)))"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "model: convmixer:16/4/2/3\nshare: [{rate: 2, where: blocks}]\ntrain: {epochs: 9}\n"
+    )
+    out = tmp_path / "run"
+    assert (
+        call("train", "--config", str(tmp_path / "run.yaml"), "--epochs", "1", "--device", "cpu", "--out", str(out))
+        == 0
+    )
+    assert "Test accuracy" in capsys.readouterr().out
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+
+    assert call("report", str(out), "--json", str(tmp_path / "report.json")) == 0
+    assert "sharing does not lower them" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "report.json").read_text())["stored"]
+
+    assert call("fold", str(out), "--out", str(tmp_path / "small.safetensors")) == 0
+    text = capsys.readouterr().out
+    assert f"{stored:,} stored numbers" in text
+    assert f"{(tmp_path / 'small.safetensors').stat().st_size:,} bytes" in text
+    assert "by folding: 0.0e+00" in text
+
+
+def test_report_takes_a_model_by_name(capsys):
+    assert call("report", "convmixer:16/4/2/3") == 0
+    assert "stored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan", "convmixer:16/4/2/3"), "nothing to plan"),
+        (("plan", "--rate", "2"), "Which model?"),
+        (("plan", "convmixer:16/4", "--rate", "2"), "need four sizes"),
+        (("plan", "resnet", "--rate", "2"), "need convmixer:C/D/P/K, timm:NAME or module:callable"),
+        (("plan", "nowhere:net", "--rate", "2"), "No module named 'nowhere'"),
+        (("plan", "convmixer:16/4/2/3", "--rate", "0"), "share rate"),
+        (("plan", "convmixer:16/4/2/3", "--rate", "2", "--where", "bloks"), "Nearest paths: 'blocks'"),
+        (("plan", "convmixer:16/4/2/3", "--slots", "0,x"), "need numbers"),
+        (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "oops"), "need KEY=VALUE"),
+        (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "stride=3"), "stride"),
+        (("train", "convmixer:16/4/2/3", "--data", "imagenet"), "data='imagenet' is not known"),
+        (("report", "no-such-run"), "is no run directory"),
+        (("fold", "no-such-run"), "is no run directory"),
+    ],
+)
+def test_errors_are_one_message_and_no_traceback(capsys, arguments, message):
+    assert call(*arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_callable_beside_the_caller_is_found(tmp_path):
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\n\n\ndef make(width=3):\n"
+        "    return nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))\n"
+    )
+    command = [sys.executable, "-m", "weightshare.cli", "plan", "mynet:make", "--rate", "2", "--model-arg", "width=5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "120" in done.stdout
+    assert "60" in done.stdout

@@ -1,0 +1,131 @@
+"""Run directories: everything is in them, nothing is done twice, and no two runs share one."""
+
+from dataclasses import replace
+import json
+import re
+
+import pytest
+from safetensors import safe_open
+import torch
+
+from weightshare.errors import ConfigError, TrainingError
+from weightshare.files.checkpoint import load, tensors
+from weightshare.models import build
+from weightshare.training.recipe import Recipe, RunConfig, Share
+from weightshare.training.run import read_config, rewrite_page, run, trained
+
+
+def config(out, **changes):
+    base = RunConfig(
+        "convmixer:16/4/2/3",
+        share=[
+            Share(rate=2, fuse="mean", where="blocks.*.pointwise"),
+            Share(rate=4, where="blocks.*.depthwise.weight"),
+        ],
+        train=Recipe(epochs=2),
+        device="cpu",
+        out=str(out),
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "two-plans"
+    return folder, run(config(folder))
+
+
+def test_the_directory_holds_all_that_it_should(finished):
+    folder, summary = finished
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml", "environment.json", "plan.json", "metrics.jsonl", "checkpoint.safetensors",
+        "model.safetensors", "folded.safetensors", "summary.json", "report.html",
+    }  # fmt: skip
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    details = json.loads((folder / "environment.json").read_text())
+    assert details["seed"] == 0
+    assert details["packages"]["torch"]
+
+
+def test_numbers_before_and_after_are_of_the_whole_model(finished):
+    _, summary = finished
+    plain = build("convmixer:16/4/2/3", in_channels=1, classes=10)
+    before = sum(p.numel() for p in plain.parameters())
+    assert summary["stored_before"] == before
+    assert summary["stored"] == before - 2 * (16 * 16 + 16) - 3 * 16 * 9
+    assert summary["folded_output_difference"] == 0
+    assert summary["folded_accuracy"] == summary["accuracy"]
+
+
+def test_sizes_are_those_of_the_files(finished):
+    folder, summary = finished
+    assert (folder / "model.safetensors").stat().st_size == summary["model_file_bytes"]
+    assert (folder / "folded.safetensors").stat().st_size == summary["folded_file_bytes"]
+
+
+def test_the_folded_file_holds_each_tensor_once_and_no_plan(finished):
+    folder, _ = finished
+    with safe_open(folder / "folded.safetensors", framework="pt") as file:
+        assert "blocks.1.pointwise.weight" not in file.keys()  # noqa: SIM118
+        assert file.metadata()["blocks.1.pointwise.weight"] == "blocks.0.pointwise.weight"
+        assert json.loads(file.metadata()["weightshare"])["plans"] == []
+    model = load(folder / "folded.safetensors", build("convmixer:16/4/2/3", in_channels=1, classes=10))
+    assert model.blocks[0].depthwise.weight is model.blocks[3].depthwise.weight
+    assert torch.equal(tensors(folder / "folded.safetensors")["head.bias"], model.head.bias)
+
+
+def test_a_finished_run_is_read_and_not_repeated(finished):
+    folder, summary = finished
+    said = []
+    assert run(config(folder), echo=said.append) == summary
+    assert said == [f"'{folder}' is finished already: nothing to do."]
+
+
+def test_a_directory_of_another_run_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(TrainingError, match="holds another run"):
+        run(config(folder, seed=1))
+
+
+def test_the_trained_model_comes_back_shared(finished):
+    folder, summary = finished
+    model, data = trained(folder)
+    assert model.blocks[2].pointwise.weight is model.blocks[3].pointwise.weight
+    model.eval()
+    right = (model(data.test.images).argmax(1) == data.test.labels).float().mean().item()
+    assert right == pytest.approx(summary["accuracy"])
+
+
+def test_the_page_stands_alone_and_can_be_made_again(finished):
+    folder, summary = finished
+    page = (folder / "report.html").read_text()
+    assert f"{summary['stored']:,}" in page
+    assert page.count("<svg") == 4
+    assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!#)", page)
+    assert "<script" not in page
+    rewrite_page(folder)
+    assert (folder / "report.html").read_text() == page
+
+
+def test_a_network_that_shares_nothing_runs_too_and_can_be_started_from(tmp_path):
+    plain = run(config(tmp_path / "plain", share=[]))
+    assert plain["stored"] == plain["stored_before"] == plain["logical"]
+    assert "Nothing: every layer stores its own weights." in (tmp_path / "plain" / "report.html").read_text()
+    init = str(tmp_path / "plain" / "model.safetensors")
+    fused = run(config(tmp_path / "fused", init=init))
+    assert fused["stored"] < plain["stored"]
+
+
+def test_what_is_no_finished_run_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="is no run directory"):
+        read_config(tmp_path)
+    (tmp_path / "config.yaml").write_text(config(tmp_path).to_yaml())
+    with pytest.raises(TrainingError, match="not finished"):
+        trained(tmp_path)
+    with pytest.raises(TrainingError, match="not finished"):
+        rewrite_page(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="device='tpu'"):
+        run(config(tmp_path, device="tpu"))

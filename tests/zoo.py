@@ -1,0 +1,205 @@
+"""Awkward small modules, each a function that returns a new one with an input for it; sizes are distinct primes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+class Case(NamedTuple):
+    """A module and an input that it takes."""
+
+    model: nn.Module
+    example: Tensor
+
+
+class Residual(nn.Module):
+    """`x + linear2(tanh(linear1(norm(x))))`, the usual block."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(torch.tanh(self.fc1(self.norm(x))))
+
+
+def chain(depth: int = 6, width: int = 5, hidden: int = 7) -> Case:
+    """Equal blocks between a stem and a head: the plain case."""
+    blocks = nn.Sequential(*(Residual(width, hidden) for _ in range(depth)))
+    net = nn.Sequential()
+    for name, module in (("stem", nn.Linear(3, width)), ("blocks", blocks), ("head", nn.Linear(width, 11))):
+        net.add_module(name, module)
+    return Case(net, torch.randn(2, 3))
+
+
+class TiedEmbedding(nn.Module):
+    """A language model in small, whose head reads the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(13, 5)
+        self.layers = nn.ModuleList([Residual(5, 7) for _ in range(4)])
+        self.head = nn.Linear(5, 13, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def tied_embedding() -> Case:
+    """An embedding that is one parameter with the head."""
+    return Case(TiedEmbedding(), torch.randint(13, (2, 3)))
+
+
+class UsedTwice(nn.Module):
+    """Two names of the module lead to one child, beside layers of its kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(5, 5) for _ in range(4)])
+        self.once = nn.Linear(5, 5)
+        self.again = self.once
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.layers, self.once, self.again):
+            x = torch.tanh(layer(x))
+        return x
+
+
+def used_twice() -> Case:
+    """One module under two names."""
+    return Case(UsedTwice(), torch.randn(2, 5))
+
+
+def layer_used_twice() -> Case:
+    """One layer that stands at two places of a list of layers."""
+    layers = [nn.Linear(5, 5) for _ in range(4)]
+    return Case(nn.Sequential(*layers, layers[1]), torch.randn(2, 5))
+
+
+def grouped_convs() -> Case:
+    """Convolutions in groups, with rectangular kernels."""
+    convs = [nn.Conv2d(15, 15, (3, 7), groups=5, padding="same") for _ in range(4)]
+    return Case(nn.Sequential(*convs), torch.randn(2, 15, 11, 13))
+
+
+def no_bias() -> Case:
+    """Layers without a bias."""
+    return Case(nn.Sequential(*(nn.Linear(7, 7, bias=False) for _ in range(5))), torch.randn(3, 7))
+
+
+def buffers() -> Case:
+    """Convolutions and batch norms of one width in one flat list: equal sizes, different roles, running statistics."""
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(7, 7, 1), nn.BatchNorm2d(7))]
+    return Case(nn.Sequential(*layers), torch.randn(3, 7, 5, 2))
+
+
+def parametrized() -> Case:
+    """Layers with a weight norm of torch's parametrizations: each weight is two parameters."""
+    return Case(nn.Sequential(*(weight_norm(nn.Linear(5, 5)) for _ in range(4))), torch.randn(2, 5))
+
+
+def stages() -> Case:
+    """Lists in a list; the stages differ in width and in depth."""
+
+    def stage(width: int, depth: int, out: int) -> nn.Module:
+        blocks = nn.ModuleDict({"blocks": nn.Sequential(*(Residual(width, 3) for _ in range(depth)))})
+        return nn.Sequential(blocks["blocks"], nn.Linear(width, out))
+
+    return Case(nn.Sequential(stage(5, 4, 7), stage(7, 3, 11), stage(11, 2, 13)), torch.randn(2, 5))
+
+
+class Bottleneck(nn.Module):
+    """The first block of a residual stage has a shortcut, the others have none."""
+
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut = nn.Identity() if before == width else nn.Conv2d(before, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.conv2(torch.relu(self.conv1(x)))
+
+
+def shortcuts() -> Case:
+    """Two stages of residual blocks, the first block of each with a shortcut of its own."""
+    widths = [(3, 5), (5, 5), (5, 5), (5, 7), (7, 7), (7, 7)]
+    blocks = [Bottleneck(before, width) for before, width in widths]
+    return Case(nn.Sequential(nn.Sequential(*blocks[:3]), nn.Sequential(*blocks[3:])), torch.randn(2, 3, 5, 7))
+
+
+def half() -> Case:
+    """Weights in bfloat16."""
+    case = chain()
+    return Case(case.model.to(torch.bfloat16), case.example.to(torch.bfloat16))
+
+
+def lazy() -> Case:
+    """Layers that have no shape before the first batch."""
+    return Case(nn.Sequential(*(nn.LazyLinear(5) for _ in range(4))), torch.randn(2, 5))
+
+
+class Matrices(nn.Module):
+    """A list of bare parameters, without a module around each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterList([nn.Parameter(torch.randn(5, 5)) for _ in range(6)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for matrix in self.matrices:
+            x = torch.tanh(x @ matrix)
+        return x
+
+
+def parameter_list() -> Case:
+    """A `ParameterList`."""
+    return Case(Matrices(), torch.randn(2, 5))
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers, which keep a second list of their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.LSTM(5, 5) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x, _ = layer(x)
+        return x
+
+
+def recurrent() -> Case:
+    """LSTM layers in a list."""
+    return Case(Recurrent(), torch.randn(3, 2, 5))
+
+
+SHAREABLE: dict[str, Callable[[], Case]] = {
+    make.__name__: make
+    for make in (
+        chain,
+        tied_embedding,
+        used_twice,
+        layer_used_twice,
+        grouped_convs,
+        no_bias,
+        buffers,
+        parametrized,
+        stages,
+        shortcuts,
+        half,
+        parameter_list,
+        recurrent,
+    )
+}
+"""All but the lazy one, which cannot be shared before its first batch."""
