@@ -33,7 +33,7 @@ lint: $(VENV)/.dev  ## Style, types and the import contract
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev  ## Benchmarks: ratios against a rival in the same run
-	$(BIN)/python -m pytest benchmarks --benchmark-only -m 'slow or not slow'
+	$(BIN)/python -m pytest -o addopts= -s --benchmark-quiet benchmarks
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

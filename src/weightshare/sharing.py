@@ -410,6 +410,13 @@ def applied_plans(model: nn.Module) -> Iterator[tuple[str, Plan]]:
             yield path, plan
 
 
+def applied_ties(model: nn.Module) -> list[tuple[str, ...]]:
+    """Every list of paths that applied plans made one parameter, from the root of `model`, a slot's owner first."""
+    return [
+        tuple(f"{at}.{path}" if at else path for path in tie) for at, plan in applied_plans(model) for tie in plan.ties
+    ]
+
+
 def signature(found: Sequence[sites.Site]) -> str:
     """Hash of a model's structure: the names, shape and dtype of every parameter, in no order."""
     rows = sorted((*site.names, str(site.shape), site.dtype) for site in found)

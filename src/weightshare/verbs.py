@@ -79,11 +79,9 @@ def unshare_(model: nn.Module) -> None:
     Args:
         model: A model that `share_` or `Plan.apply_` changed; a model without plans is left as it is.
     """
-    for path, applied in reversed(list(sharing.applied_plans(model))):
-        part = model.get_submodule(path)
-        edit.untie(part, applied.ties)
-        with edit.transaction(part) as edits:
-            edits.annotate(sharing.APPLIED, None)
+    with edit.transaction(model) as edits:
+        edit.untie(edits, sharing.applied_ties(model))
+        _forget_plans(edits, model)
 
 
 def retie_(model: nn.Module, compare: bool = True) -> list[str]:
@@ -95,16 +93,13 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
             reader, which is right after `to_empty()`.
 
     Returns:
-        The paths that had come undone, with the path of the submodule that was shared before them.
+        The paths that had come undone.
 
     Raises:
         ModelChanged: If copies differ, or a path is gone. The model is then as it was.
     """
-    mended = []
-    for path, applied in sharing.applied_plans(model):
-        undone = edit.tie(model.get_submodule(path), applied.ties, compare)
-        mended += [f"{path}.{name}" if path else name for name in undone]
-    return mended
+    with edit.transaction(model) as edits:
+        return edit.tie(edits, sharing.applied_ties(model), compare)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -124,23 +119,20 @@ def fold(model: nn.Module) -> nn.Module:
     """
     refuse_untied(model)
     folded = copy.deepcopy(model)
-    for path in [path for path, _ in sharing.applied_plans(folded)]:
-        with edit.transaction(folded.get_submodule(path)) as edits:
-            edits.annotate(sharing.APPLIED, None)
+    with edit.transaction(folded) as edits:
+        _forget_plans(edits, folded)
     return folded
 
 
 def refuse_untied(model: nn.Module) -> None:
     """Raise `ModelChanged` if a tie that a plan made has come undone."""
-    for path, applied in sharing.applied_plans(model):
-        part = model.get_submodule(path)
-        for owner, *others in applied.ties:
-            for other in others:
-                if edit.parameter_at(part, other) is not edit.parameter_at(part, owner):
-                    raise ModelChanged(
-                        f"'{other}' and '{owner}' were one parameter and no longer are: load_state_dict(assign=True) "
-                        "and to_empty() untie without a word. Call retie_(model)."
-                    )
+    for owner, *others in sharing.applied_ties(model):
+        for other in others:
+            if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
+                raise ModelChanged(
+                    f"'{other}' and '{owner}' were one parameter and no longer are: load_state_dict(assign=True) "
+                    "and to_empty() untie without a word. Call retie_(model)."
+                )
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -209,11 +201,7 @@ def check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
             elif id(tensor) in seen:
                 problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
             seen.setdefault(id(tensor), label)
-    slots = {
-        id(edit.parameter_at(model.get_submodule(path), tie[0]))
-        for path, applied in sharing.applied_plans(model)
-        for tie in applied.ties
-    }
+    slots = {id(edit.parameter_at(model, owner)) for owner, *_ in sharing.applied_ties(model)}
     problems += [
         f"slot '{site.path}' is in no group, so nothing trains it"
         for site in found
@@ -226,3 +214,8 @@ def check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
             f"The optimizer does not fit the model:\n  {listed}{more}\n"
             "Make the optimizer after sharing, from weightshare.param_groups(model, weight_decay)."
         )
+
+
+def _forget_plans(edits: edit.Transaction, model: nn.Module) -> None:
+    for path in {path for path, _ in sharing.applied_plans(model)}:
+        edits.annotate(sharing.APPLIED, None, path)

@@ -117,4 +117,6 @@ def weighted_mean(weights: Sequence[float]) -> WeightedMean:
 
 
 def _wide(weights: Tensor) -> Tensor:
+    if weights.device.type == "mps":  # has no float64
+        return weights.float()
     return weights.to(torch.complex128 if weights.is_complex() else torch.float64)

@@ -115,7 +115,7 @@ def page(results: Sequence[Result], plans: Sequence[Plan], histories: dict[str, 
 def accuracy_curves(histories: dict[str, list[list[dict[str, float]]]]) -> "Figure":
     """Test accuracy over epochs, a line and a band for each network."""
     figure = draw_curves(histories, "test_accuracy", "test accuracy")
-    figure.axes[0].set_ylim(bottom=0.8)
+    figure.axes[0].set_ylim(0.8, 1.0)
     return figure
 
 

@@ -16,7 +16,7 @@ class Transaction:
     """Edits of one module, each remembered so that it can be undone. Made by `transaction`."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self.model = model
         self._undo: list[Callable[[], None]] = []
 
     def put(self, path: str, tensor: nn.Parameter) -> None:
@@ -27,7 +27,7 @@ class Transaction:
             tensor: The parameter to read there from now on; the object itself, so that other paths may hold it too.
         """
         parent, _, name = path.rpartition(".")
-        owner = self._model.get_submodule(parent)
+        owner = self.model.get_submodule(parent)
         before = owner.get_parameter(name)
         self._undo.append(lambda: setattr(owner, name, before))
         # setattr, not `_parameters`: recurrent layers keep a second list of their weights in step through it.
@@ -49,7 +49,7 @@ class Transaction:
 
     def annotate(self, name: str, value: object, at: str = "") -> None:
         """Set an attribute of the module at a path; `None` removes it. It holds names only, never tensors."""
-        module = self._model.get_submodule(at)
+        module = self.model.get_submodule(at)
         before = module.__dict__.get(name)
         self._undo.append(lambda: _annotate(module, name, before))
         _annotate(module, name, value)
@@ -77,11 +77,11 @@ def transaction(model: nn.Module) -> Iterator[Transaction]:
         raise
 
 
-def tie(model: nn.Module, ties: Sequence[Sequence[str]], compare: bool = True) -> list[str]:
+def tie(edits: Transaction, ties: Sequence[Sequence[str]], compare: bool = True) -> list[str]:
     """Make several paths hold one parameter object, the one that the first path holds now.
 
     Args:
-        model: The module to edit.
+        edits: Of the module to change.
         ties: Lists of paths; within a list all paths are to be one parameter.
         compare: Refuse to tie tensors that hold different numbers. `False` keeps the first path's numbers whatever
             the others hold, which is right for memory that is not filled yet.
@@ -90,40 +90,38 @@ def tie(model: nn.Module, ties: Sequence[Sequence[str]], compare: bool = True) -
         The paths that had come undone and now hold the first path's parameter again.
 
     Raises:
-        ModelChanged: If a path is missing, or shapes, dtypes or (with `compare`) numbers differ. Nothing is changed.
+        ModelChanged: If a path is missing, or shapes, dtypes or (with `compare`) numbers differ.
     """
     mended = []
-    with transaction(model) as edits:
-        for owner_path, *alias_paths in ties:
-            owner = parameter_at(model, owner_path)
-            for path in alias_paths:
-                alias = parameter_at(model, path)
-                if alias is owner:
-                    continue
-                if alias.shape != owner.shape or alias.dtype != owner.dtype:
-                    raise ModelChanged(
-                        f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype}, the "
-                        f"slot holds {tuple(owner.shape)} {owner.dtype}. Rebuild the model as it was when shared."
-                    )
-                if compare and not owner.is_meta and not torch.equal(alias, owner):
-                    raise ModelChanged(
-                        f"Cannot tie '{path}' to '{owner_path}' again: they hold different numbers, so one would be "
-                        f"lost. Load a state in which they agree, or use compare=False to keep those of '{owner_path}'."
-                    )
-                edits.put(path, owner)
-                mended.append(path)
+    for owner_path, *alias_paths in ties:
+        owner = parameter_at(edits.model, owner_path)
+        for path in alias_paths:
+            alias = parameter_at(edits.model, path)
+            if alias is owner:
+                continue
+            if alias.shape != owner.shape or alias.dtype != owner.dtype:
+                raise ModelChanged(
+                    f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype}, the slot "
+                    f"holds {tuple(owner.shape)} {owner.dtype}. Rebuild the model as it was when it was shared."
+                )
+            if compare and not owner.is_meta and not torch.equal(alias, owner):
+                raise ModelChanged(
+                    f"Cannot tie '{path}' to '{owner_path}' again: they hold different numbers, so one would be lost. "
+                    f"Load a state in which they agree, or use compare=False to keep those of '{owner_path}'."
+                )
+            edits.put(path, owner)
+            mended.append(path)
     return mended
 
 
-def untie(model: nn.Module, ties: Sequence[Sequence[str]]) -> None:
+def untie(edits: Transaction, ties: Sequence[Sequence[str]]) -> None:
     """Give every path of each list but the first a parameter of its own, with equal numbers."""
-    with transaction(model) as edits:
-        for owner_path, *alias_paths in ties:
-            owner = parameter_at(model, owner_path)
-            edits.forget_gradient(owner)
-            for path in alias_paths:
-                if parameter_at(model, path) is owner:
-                    edits.put(path, nn.Parameter(owner.detach().clone(), requires_grad=owner.requires_grad))
+    for owner_path, *alias_paths in ties:
+        owner = parameter_at(edits.model, owner_path)
+        edits.forget_gradient(owner)
+        for path in alias_paths:
+            if parameter_at(edits.model, path) is owner:
+                edits.put(path, nn.Parameter(owner.detach().clone(), requires_grad=owner.requires_grad))
 
 
 def parameter_at(model: nn.Module, path: str) -> nn.Parameter:
