@@ -41,7 +41,9 @@ def state(model: nn.Module) -> State:
     """Take a model's state, to be compared with `==` to a later one."""
     modules = list(model.named_modules(remove_duplicate=False))
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    attributes = [(path, key, identities(value)) for path, module in modules for key, value in vars(module).items()]
+    attributes = [
+        (path, key, identities(value)) for path, module in modules for key, value in sorted(vars(module).items())
+    ]
     values = [(name, id(t), t.requires_grad, bits(t), id(t.grad), bits(t.grad)) for name, t in tensors]
     kept = [[dict(vars(module)) for _, module in modules], tensors, [t.grad for _, t in tensors]]
     return State(attributes, values, kept)

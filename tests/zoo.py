@@ -111,8 +111,7 @@ def stages() -> Case:
     """Lists in a list; the stages differ in width and in depth."""
 
     def stage(width: int, depth: int, out: int) -> nn.Module:
-        blocks = nn.ModuleDict({"blocks": nn.Sequential(*(Residual(width, 3) for _ in range(depth)))})
-        return nn.Sequential(blocks["blocks"], nn.Linear(width, out))
+        return nn.Sequential(nn.Sequential(*(Residual(width, 3) for _ in range(depth))), nn.Linear(width, out))
 
     return Case(nn.Sequential(stage(5, 4, 7), stage(7, 3, 11), stage(11, 2, 13)), torch.randn(2, 5))
 

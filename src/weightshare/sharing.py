@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 import hashlib
 import json
+import math
 from typing import Any, Self
 
 import torch
@@ -60,18 +61,16 @@ class Assignment:
     def __post_init__(self) -> None:
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1 or not len(self.labels):
             raise SpecError(f"An assignment needs a non-empty row of int64 labels, got {self.labels!r}.")
-        if self.labels.min() < 0:
-            raise SpecError(f"Slots count from 0, got {self.labels.tolist()}.")
-        idle = torch.nonzero(torch.bincount(self.labels) == 0).flatten().tolist()
-        if idle:
-            raise SpecError(
-                f"Slot {idle[0]} has no reader in {self.labels.tolist()}: every slot from 0 to the largest needs one."
-            )
+        _refuse_idle(self.labels.unique().tolist(), self.labels.tolist())
 
     @classmethod
     def of(cls, labels: Sequence[int]) -> Self:
         """Make an assignment from a list of slots, one for each item."""
-        return cls(torch.tensor(list(labels), dtype=torch.int64))
+        labels = list(labels)
+        if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
+            raise SpecError(f"The slots are whole numbers from 0, got {labels}.")
+        _refuse_idle(sorted(set(labels)), labels)
+        return cls(torch.tensor(labels, dtype=torch.int64))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Assignment) and torch.equal(self.labels, other.labels)
@@ -122,7 +121,7 @@ class Group:
     @property
     def numel(self) -> int:
         """Numbers in one slot."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +175,10 @@ class Part(ABC):  # noqa: B024 - its children are abstract
         if not isinstance(data, Mapping) or len(data) != 1:
             raise FileError(f"A spec in a plan needs the form {{name: fields}}, got {data!r}.")
         ((name, values),) = data.items()
-        known: dict[str, Any] = {cls.__name__: cls for cls in _subclasses(Part) if is_dataclass(cls)}
+        known: dict[str, Any] = {}
+        for cls in _subclasses(Part):
+            if is_dataclass(cls):
+                known.setdefault(cls.__name__, cls)  # the first one, so that a later namesake does not take its place
         if name not in known or not isinstance(values, Mapping):
             raise FileError(
                 f"The plan needs {name!r}, which is not among {sorted(known)}. Import the module that has it."
@@ -271,6 +273,11 @@ class Plan:
                     values = self.spec.slot_values(group, tensors)
                 for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
                     owner = tensors[readers[0]]
+                    if value.shape != owner.shape or value.dtype != owner.dtype:
+                        raise SpecError(
+                            f"The fusion of '{group.name}' gives {tuple(value.shape)} {value.dtype}, the slot needs "
+                            f"{tuple(owner.shape)} {owner.dtype}: {self.spec!r}."
+                        )
                     if len(tie) > 1:
                         edits.write(owner, value)
                         edits.forget_gradient(owner)
@@ -352,7 +359,7 @@ class Plan:
             return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]))
         except FileError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise FileError(f"This is no plan: {type(error).__name__}: {error}.") from error
 
     def __str__(self) -> str:
@@ -380,7 +387,7 @@ class Plan:
                 render(columns, rows, numbers=("layers", "slots", "stored before", "after")),
                 "",
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
-                f"({self.bytes_after / self.bytes_before:.1%}), buffers not counted.",
+                f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
                 *(f"Left out, {len(paths)}: {run_text(paths, 8)}: {reason}." for reason, paths in reasons.items()),
             ]
         )
@@ -427,10 +434,23 @@ def _group_from(entry: Mapping[str, Any]) -> Group:
     items, labels = tuple(str(item) for item in entry["items"]), [int(label) for label in entry["slots"]]
     if len(items) != len(labels) or len(set(items)) != len(items):
         raise FileError(f"Group {entry['name']!r} of the plan has {len(items)} items and {len(labels)} slots.")
-    dtype = str(entry["dtype"])
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+    dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+    if not isinstance(vars(torch).get(dtype), torch.dtype):  # vars, since getattr would import what a file names
         raise FileError(f"Group {entry['name']!r} of the plan has dtype {dtype!r}, which torch does not know.")
-    return Group(str(entry["name"]), items, tuple(int(n) for n in entry["shape"]), dtype, Assignment.of(labels))
+    if any(length < 0 for length in shape) or math.prod(shape) >= 2**62:
+        raise FileError(f"Group {entry['name']!r} of the plan has shape {shape}, which no tensor has.")
+    return Group(str(entry["name"]), items, shape, dtype, Assignment.of(labels))
+
+
+def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:
+    """Refuse labels whose slots, given sorted and each once, do not count up from 0 without a hole."""
+    if used and used[0] < 0:
+        raise SpecError(f"Slots count from 0, got {list(labels)}.")
+    for expected, slot in enumerate(used):
+        if slot != expected:
+            raise SpecError(
+                f"Slot {expected} has no reader in {list(labels)}: every slot from 0 to the largest needs one."
+            )
 
 
 def _subclasses(cls: type) -> Iterator[type]:

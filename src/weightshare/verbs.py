@@ -4,7 +4,9 @@
 that the first argument is changed.
 """
 
+from collections.abc import Iterator, Sequence
 import copy
+import math
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from weightshare._typing import Where
 from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
 from weightshare.sharing import Plan, Spec
 from weightshare.surgery import edit
+from weightshare.surgery.blocks import places
 from weightshare.surgery.sites import sites
 
 
@@ -154,8 +157,8 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         >>> [len(group["params"]) for group in param_groups(nn.Linear(2, 3), weight_decay=0.01)]
         [1, 1]
     """
-    if not weight_decay >= 0:
-        raise SpecError(f"weight_decay={weight_decay!r}: need 0 or more.")
+    if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < math.inf:
+        raise SpecError(f"weight_decay={weight_decay!r}: need a finite number, 0 or more.")
     trainable = [site for site in sites(model) if site.tensor.requires_grad]
     if not trainable:
         raise SpecError(f"{type(model).__name__} has no trainable parameter: requires_grad is False for all.")
@@ -170,43 +173,42 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return groups
 
 
-def check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], model: nn.Module) -> None:
     """Refuse an optimizer that does not fit a model any more, as one that was made before sharing does not.
 
     Args:
-        optimizer: Any torch optimizer, or a wrapper that holds one as `.optimizer`.
+        optimizer: A torch optimizer, a wrapper that holds one as `.optimizer`, or all of several that share the work.
         model: The model that it should train.
 
     Raises:
         OptimizerMismatch: Naming every entry that the model does not read (it trains nothing), every tensor with two
-            entries (it would be stepped twice), and every trainable slot of a plan without an entry.
+            entries (it would be stepped twice), and every trainable slot without an entry; so too every parameter
+            whose like in another layer has one, as `unshare_` leaves them. A part of the model may stay out whole.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
         >>> check(torch.optim.SGD(net.parameters(), lr=0.1), net)
     """
-    inner = getattr(optimizer, "optimizer", None)
-    optimizer = inner if isinstance(inner, torch.optim.Optimizer) else optimizer
     found = sites(model)
     read = {id(site.tensor): site for site in found}
     seen: dict[int, str] = {}
     problems = []
-    for number, group in enumerate(optimizer.param_groups):
-        names = group.get("param_names", [])
-        for entry, tensor in enumerate(group["params"]):
-            name = f" ('{names[entry]}')" if entry < len(names) else ""
-            label = f"group {number}, entry {entry}{name}, shape {tuple(tensor.shape)}"
-            if id(tensor) not in read:
-                problems.append(f"{label} trains nothing: the model does not read it")
-            elif id(tensor) in seen:
-                problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
-            seen.setdefault(id(tensor), label)
-    slots = {id(edit.parameter_at(model, owner)) for owner, *_ in sharing.applied_ties(model)}
-    problems += [
-        f"slot '{site.path}' is in no group, so nothing trains it"
-        for site in found
-        if site.tensor.requires_grad and id(site.tensor) in slots and id(site.tensor) not in seen
-    ]
+    for label, tensor in _entries(optimizer):
+        if id(tensor) not in read:
+            problems.append(f"{label} trains nothing: the model does not read it")
+        elif id(tensor) in seen:
+            problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
+        seen.setdefault(id(tensor), label)
+    slots = {owner for owner, *_ in sharing.applied_ties(model)}
+    stands = places(found)
+    roles = {place.role for site in found if id(site.tensor) in seen and (place := stands[site.path])}
+    for site in found:
+        if site.tensor.requires_grad and id(site.tensor) not in seen:
+            place = stands[site.path]
+            if site.path in slots:
+                problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
+            elif place and place.role in roles:
+                problems.append(f"'{site.path}' is in no group, so nothing trains it, as it does other '{place.role}'")
     if problems:
         listed = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -214,6 +216,19 @@ def check(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
             f"The optimizer does not fit the model:\n  {listed}{more}\n"
             "Make the optimizer after sharing, from weightshare.param_groups(model, weight_decay)."
         )
+
+
+def _entries(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor that one or several optimizers step, with a label that a user can find it by."""
+    several = optimizer if isinstance(optimizer, Sequence) else [optimizer]
+    for position, one in enumerate(several):
+        inner = getattr(one, "optimizer", None)
+        lead = f"optimizer {position}, " if len(several) > 1 else ""
+        for number, group in enumerate((inner if isinstance(inner, torch.optim.Optimizer) else one).param_groups):
+            names = group.get("param_names", [])
+            for entry, tensor in enumerate(group["params"]):
+                name = f" ('{names[entry]}')" if entry < len(names) else ""
+                yield f"{lead}group {number}, entry {entry}{name}, shape {tuple(tensor.shape)}", tensor
 
 
 def _forget_plans(edits: edit.Transaction, model: nn.Module) -> None:

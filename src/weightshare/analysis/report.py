@@ -64,7 +64,7 @@ class Report:
         return json.dumps(asdict(self), indent=1)
 
     def __str__(self) -> str:
-        shared = 1 - self.stored / self.logical
+        shared = 1 - self.stored / max(1, self.logical)
         rows: list[tuple[str, object, str]] = [
             ("stored", self.stored, "parameters, each tensor once"),
             ("logical", self.logical, f"parameters as read; sharing saves {shared:.1%} of them"),

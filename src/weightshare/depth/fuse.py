@@ -60,7 +60,9 @@ class Mean(Fusion):
     def __call__(
         self, weights: Num[Tensor, "readers *weight"], layers: Sequence[int], depth: int
     ) -> Num[Tensor, "*weight"]:
-        return _wide(weights).mean(0).to(weights.dtype)
+        wide = _wide(weights)
+        # Where all agree the mean is what they agree on, to the bit; a sum of r equal numbers over r need not be.
+        return torch.where((wide == wide[0]).all(0), wide[0], wide.mean(0)).to(weights.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +114,7 @@ def weighted_mean(weights: Sequence[float]) -> WeightedMean:
     """
     try:
         return WeightedMean(tuple(float(weight) for weight in weights))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SpecError(f"weighted_mean needs one finite weight for each layer, got {weights!r}: {error}") from error
 
 

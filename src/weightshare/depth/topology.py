@@ -70,6 +70,10 @@ class Random(Order):
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise SpecError(f"random(seed={self.seed!r}): need a whole number.")
+
     def __call__(self, layers: int, slots: int) -> list[int]:
         labels = Sequential()(layers, slots)
         python_random.Random(self.seed).shuffle(labels)
@@ -138,12 +142,17 @@ def labels(layers: int, rate: float, order: Order = sequential, spread: Spread =
     if rate > len(sharing):
         part = "" if len(sharing) == layers else f" of which {len(sharing)} share"
         raise SpecError(f"Share rate {rate:g} is above the depth: the group has {layers} layers{part}.")
-    dealt = order(len(sharing), math.ceil(len(sharing) / rate))
+    dealt = order(len(sharing), _slots(len(sharing), rate))
     # Slots of layers that do not share are numbered past those that do, then all are renumbered in order.
     raw = [len(sharing) + layer for layer in range(layers)]
     for layer, slot in zip(sharing, dealt, strict=True):
         raw[layer] = slot
     return renumber(raw)
+
+
+def _slots(layers: int, rate: float) -> int:
+    # A rate such as 15/13 is rounded as a float; the tolerance keeps it from asking for one slot more.
+    return math.ceil(layers / rate - 1e-9)
 
 
 def renumber(raw: Sequence[int]) -> list[int]:

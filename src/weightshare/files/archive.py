@@ -56,7 +56,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], aliases: Mapping[str,
     """
     from safetensors.torch import save_file  # it imports numpy; `import weightshare` need not
 
-    taken = {CONTENT, CHECKSUM} & {*tensors, *aliases}
+    taken = {CONTENT, CHECKSUM, "__metadata__"} & {*tensors, *aliases}
     if taken:
         raise FileError(f"Cannot save a tensor under the name {sorted(taken)[0]!r}: the file format uses it.")
     plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
@@ -65,7 +65,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], aliases: Mapping[str,
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, metadata)
-        except (SafetensorError, RuntimeError, ValueError) as error:
+        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
             raise FileError(f"Cannot save to '{path}': {error}.") from error
     return Path(path).stat().st_size
 

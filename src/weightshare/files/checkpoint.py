@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from weightshare.errors import FileError
+from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
 from weightshare.sharing import APPLIED, Plan, applied_plans
 from weightshare.surgery import edit
@@ -76,7 +75,10 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             applied = part.__dict__.get(APPLIED, ())
             if plan not in applied:
                 edits.annotate(APPLIED, (*applied, plan), at)
-        refuse_untied(model)
+        try:
+            refuse_untied(model)
+        except ModelChanged as error:
+            raise FileError(f"'{path}' has a plan that its own tensors do not follow: {error}") from error
     return model
 
 
@@ -111,13 +113,13 @@ def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    state: dict[str, Any] = model.state_dict(
-        keep_vars=True
-    )  # keep_vars: the objects themselves, so identity tells ties
+    # keep_vars gives the objects themselves, so that identity tells which names are one tensor.
+    state: dict[str, Any] = model.state_dict(keep_vars=True)
     for name, value in state.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or name.rpartition(".")[2] == "_extra_state":
             raise FileError(
-                f"Cannot store '{name}': it is a {type(value).__name__}. Only tensors are stored, never pickles."
+                f"Cannot store '{name}': it is a {type(value).__name__}. Only parameters and buffers are stored, never "
+                "pickles or other state."
             )
     return state
 
@@ -142,7 +144,7 @@ def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], tar
                 f"{target.dtype}. Build the model as it was when it was saved."
             )
         other = owner_of.setdefault(id(target), names[name])
-        if other != names[name] and not torch.equal(held[other], value):
+        if other != names[name] and not edit.same_bits(held[other], value):
             raise FileError(
                 f"The model ties '{name}' to '{other}', '{path}' holds different numbers for them. Load it into a "
                 "model that is not shared."

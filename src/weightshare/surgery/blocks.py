@@ -53,8 +53,9 @@ def places(all_sites: Sequence[Site]) -> dict[str, Place | None]:
     """
     contents = defaultdict[tuple[str, int], list[tuple[str, tuple[int, ...], str]]](list)
     for site in all_sites:
-        module_type = type(site.modules[-1][1]).__qualname__ if site.modules else ""
+        modules = dict(site.modules)
         for name in site.names:
+            module_type = type(modules.get(name.rpartition(".")[0])).__qualname__
             for before, index, after in _splits(name):
                 contents[before, index].append((after, site.shape, module_type))
     kinds = {child: tuple(sorted(content)) for child, content in contents.items()}

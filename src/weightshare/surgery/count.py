@@ -95,12 +95,15 @@ def macs(model: nn.Module, example_input: Any) -> int:
     else:
         arguments = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
     training = [module for module in model.modules() if module.training]
+    fused = torch.backends.mha.get_fastpath_enabled()  # one operator for a whole encoder layer, which counts as nothing
+    torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
     try:
         # The counter does not know every fused attention (the CPU's among them); spelled out as products, all count.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(*arguments, **keywords)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for module in training:
             module.training = True
     return counter.get_total_flops() // 2

@@ -35,7 +35,7 @@ class Transaction:
 
     def write(self, tensor: Tensor, value: Tensor) -> None:
         """Overwrite the numbers of a parameter or buffer, keeping the object, its storage and whoever reads it."""
-        if torch.equal(tensor, value):
+        if same_bits(tensor, value):
             return
         before = tensor.detach().clone()
         self._undo.append(lambda: _copy(tensor, before))
@@ -99,12 +99,13 @@ def tie(edits: Transaction, ties: Sequence[Sequence[str]], compare: bool = True)
             alias = parameter_at(edits.model, path)
             if alias is owner:
                 continue
-            if alias.shape != owner.shape or alias.dtype != owner.dtype:
+            if (alias.shape, alias.dtype, alias.device) != (owner.shape, owner.dtype, owner.device):
                 raise ModelChanged(
-                    f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype}, the slot "
-                    f"holds {tuple(owner.shape)} {owner.dtype}. Rebuild the model as it was when it was shared."
+                    f"Cannot tie '{path}' to '{owner_path}' again: got {tuple(alias.shape)} {alias.dtype} on "
+                    f"{alias.device}, the slot holds {tuple(owner.shape)} {owner.dtype} on {owner.device}. Make the "
+                    "model as it was when it was shared."
                 )
-            if compare and not owner.is_meta and not torch.equal(alias, owner):
+            if compare and not owner.is_meta and not same_bits(alias, owner):
                 raise ModelChanged(
                     f"Cannot tie '{path}' to '{owner_path}' again: they hold different numbers, so one would be lost. "
                     f"Load a state in which they agree, or use compare=False to keep those of '{owner_path}'."
@@ -118,7 +119,8 @@ def untie(edits: Transaction, ties: Sequence[Sequence[str]]) -> None:
     """Give every path of each list but the first a parameter of its own, with equal numbers."""
     for owner_path, *alias_paths in ties:
         owner = parameter_at(edits.model, owner_path)
-        edits.forget_gradient(owner)
+        if alias_paths:
+            edits.forget_gradient(owner)
         for path in alias_paths:
             if parameter_at(edits.model, path) is owner:
                 edits.put(path, nn.Parameter(owner.detach().clone(), requires_grad=owner.requires_grad))
@@ -154,6 +156,12 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
         ):
             if got != holds:
                 raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': got {what} {got}, the slot holds {holds}.")
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bits: NaN equals itself, and `-0.0` is not `0.0`."""
+    raw = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
+    return torch.equal(*raw)
 
 
 def _copy(tensor: Tensor, value: Tensor) -> None:

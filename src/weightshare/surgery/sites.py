@@ -25,7 +25,8 @@ class Site:
         path: The first path of the parameter, in the order of `named_parameters`.
         tensor: The parameter itself.
         aliases: The other paths that reach the same object, in order.
-        modules: `(path, module)` of every module above the parameter, outermost first, the root (`""`) left out.
+        modules: `(path, module)` of every module above any of its paths, the root (`""`) left out; outermost first,
+            those above the first path before others.
     """
 
     path: str
@@ -77,8 +78,10 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         found.setdefault(id(tensor), (tensor, []))[1].append(path)
     if not found:
         raise SpecError(f"{type(model).__name__} has no parameters: there is nothing to share.")
-    above = lambda path: tuple((prefix, modules[prefix]) for prefix in prefixes(path)[:-1])  # noqa: E731
-    return tuple(Site(names[0], tensor, tuple(names[1:]), above(names[0])) for tensor, names in found.values())
+    return tuple(
+        Site(names[0], tensor, tuple(names[1:]), tuple((path, modules[path]) for path in _above(names)))
+        for tensor, names in found.values()
+    )
 
 
 def prefixes(path: str) -> list[str]:
@@ -145,6 +148,10 @@ def describe(where: Where) -> str:
     if callable(where):
         return f"<{getattr(where, '__name__', 'predicate')}>"
     return repr(where) if where is None or isinstance(where, str) else repr(list(where))
+
+
+def _above(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(prefix for name in names for prefix in prefixes(name)[:-1]))
 
 
 def _matches(site: Site, glob: str) -> bool:

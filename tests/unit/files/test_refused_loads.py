@@ -1,0 +1,142 @@
+"""A file that does not fit a model is refused by name, and the model is what it was to the last bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support import state
+from tests.zoo import buffers, chain, tied_embedding
+import weightshare as ws
+from weightshare.errors import FileError
+from weightshare.files import archive
+
+
+def refused(path: Path, model: nn.Module, message: str) -> None:
+    before = state(model)
+    with pytest.raises(FileError, match=message):
+        ws.load(path, model)
+    assert state(model) == before
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    model, _ = chain()
+    ws.share_(model, ws.Tie(rate=2))
+    ws.save(model, tmp_path / "m.safetensors")
+    return tmp_path / "m.safetensors"
+
+
+def deeper() -> nn.Module:
+    return chain(depth=7).model
+
+
+def shallower() -> nn.Module:
+    return chain(depth=5).model
+
+
+def wider() -> nn.Module:
+    return chain(hidden=13).model
+
+
+def double() -> nn.Module:
+    return chain().model.double()
+
+
+def meta() -> nn.Module:
+    return chain().model.to("meta")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (deeper, r"lacks 'blocks\.6\.norm\.weight' \(5,\), which the model has"),
+        (shallower, r"holds 'blocks\.5\..*' \(\d.*\), which the model lacks"),
+        (wider, r"'blocks\.0\.fc1\.weight' in .* is \(7, 5\) torch\.float32, the model has \(13, 5\)"),
+        (double, r"'stem\.weight' in .* torch\.float32, the model has \(5, 3\) torch\.float64"),
+        (meta, r"Cannot load 'stem\.weight': the model is on the meta device"),
+    ],
+)
+def test_another_structure(make: Callable[[], nn.Module], message: str, shared: Path) -> None:
+    refused(shared, make(), message)
+
+
+def test_a_buffer_of_another_shape(tmp_path: Path) -> None:
+    model = buffers().model
+    ws.save(model, tmp_path / "m.safetensors")
+    model[7].running_mean = torch.zeros(11)
+    refused(tmp_path / "m.safetensors", model, r"'7\.running_mean' in .* is \(7,\)")
+
+
+def test_a_model_that_ties_what_the_file_holds_as_different_numbers(tmp_path: Path) -> None:
+    ws.save(chain().model, tmp_path / "m.safetensors")
+    model, _ = chain()
+    ws.share_(model, ws.Tie(rate=2), "*.fc1.weight")
+    message = r"ties 'blocks\.1\.fc1\.weight' to 'blocks\.0\.fc1\.weight', .* different numbers"
+    refused(tmp_path / "m.safetensors", model, message)
+
+
+def test_a_model_with_a_tied_head_and_a_file_without(tmp_path: Path) -> None:
+    untied = tied_embedding().model
+    untied.head.weight = nn.Parameter(torch.randn(13, 5))
+    ws.save(untied, tmp_path / "m.safetensors")
+    refused(tmp_path / "m.safetensors", tied_embedding().model, r"ties 'head\.weight' to 'embed\.weight'")
+
+
+def test_a_model_that_ties_what_the_file_holds_as_equal_numbers_is_loaded(tmp_path: Path) -> None:
+    model, _ = chain()
+    ws.share_(model, ws.Tie(rate=2))
+    plain = ws.fold(model)
+    ws.unshare_(model)
+    ws.save(model, tmp_path / "m.safetensors")
+    assert ws.load(tmp_path / "m.safetensors", plain).blocks[0].fc1.weight is plain.blocks[1].fc1.weight
+
+
+def plans_of(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    return {name: tensor.detach() for name, tensor in model.named_parameters()}, {}
+
+
+@pytest.mark.parametrize(
+    "plans",
+    [
+        3,
+        "text",
+        [3],
+        [["", 3]],
+        [["", "{}"]],
+        [[""]],
+        [["nowhere", ws.plan(chain().model, ws.Tie(rate=2)).to_json()]],
+        [["", ws.plan(chain(depth=7).model, ws.Tie(rate=2)).to_json()]],
+        [["", ws.plan(chain().model, ws.Tie(rate=2)).to_json()]],
+    ],
+    ids=["number", "text", "no pair", "no text", "no plan", "short", "no part", "other names", "not tied"],
+)
+def test_a_well_made_file_with_a_plan_that_does_not_fit(plans: object, tmp_path: Path) -> None:
+    model, _ = chain()
+    archive.write(tmp_path / "m.safetensors", *plans_of(model), {"kind": "model", "plans": plans})
+    refused(tmp_path / "m.safetensors", model, "m.safetensors")
+
+
+def test_an_alias_that_the_model_cannot_have(tmp_path: Path) -> None:
+    model, _ = chain()
+    tensors, _ = plans_of(model)
+    del tensors["head.bias"]
+    archive.write(tmp_path / "m.safetensors", tensors, {"head.bias": "stem.bias"}, {"kind": "model", "plans": []})
+    refused(tmp_path / "m.safetensors", model, r"'head\.bias' in .* is \(5,\)")
+
+
+def test_an_interruption_changes_nothing(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weightshare.surgery.edit import Transaction
+
+    model, _ = chain()
+    before = state(model)
+
+    def interrupted(self: Transaction, name: str, value: object, at: str = "") -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Transaction, "annotate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ws.load(shared, model)
+    assert state(model) == before

@@ -1,0 +1,102 @@
+"""Plans: pure values that say what will be shared."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.support import state
+from tests.zoo import SHAREABLE, Case, chain, half, stages, tied_embedding
+import weightshare as ws
+
+
+@pytest.mark.parametrize("make", SHAREABLE.values())
+def test_planning_does_not_change_the_model(make: Callable[[], Case]) -> None:
+    model, _ = make()
+    before = state(model)
+    ws.plan(model, ws.Tie(rate=2, fuse=ws.mean))
+    assert state(model) == before
+
+
+def test_planning_twice_gives_equal_plans() -> None:
+    model, _ = chain()
+    plans = [ws.plan(model, ws.Tie(rate=2, order=ws.random(seed=3))) for _ in range(2)]
+    assert plans[0] == plans[1]
+    assert hash(plans[0]) == hash(plans[1])
+
+
+def test_other_specs_give_other_plans() -> None:
+    model, _ = chain()
+    assert ws.plan(model, ws.Tie(rate=2)) != ws.plan(model, ws.Tie(rate=2, fuse=ws.mean))
+
+
+@pytest.mark.parametrize("make", SHAREABLE.values())
+def test_numbers_of_the_plan_are_those_of_the_model(make: Callable[[], Case]) -> None:
+    model, _ = make()
+    plan = ws.plan(model, ws.Tie(rate=2))
+    assert plan.stored_before == sum(parameter.numel() for parameter in model.parameters())
+    assert plan.bytes_before == sum(parameter.nbytes for parameter in model.parameters())
+    plan.apply_(model)
+    assert plan.stored_after == sum(parameter.numel() for parameter in model.parameters())
+    assert plan.bytes_after == sum(parameter.nbytes for parameter in model.parameters())
+    assert plan.stored_after < plan.stored_before
+
+
+def test_counts_by_hand() -> None:
+    model, _ = chain()
+    plan = ws.plan(model, ws.Tie(rate=2), "*.fc1.weight")
+    assert plan.stored_before == 15 + 5 + 6 * (10 + 35 + 7 + 35 + 5) + 55 + 11
+    assert plan.stored_before - plan.stored_after == 3 * 35
+
+
+def test_bytes_of_halves() -> None:
+    plan = ws.plan(half().model, ws.Tie(rate=2), "*.fc1.weight")
+    assert plan.bytes_before - plan.bytes_after == 3 * 35 * 2
+
+
+def test_a_shared_tensor_is_counted_once_before() -> None:
+    model, _ = tied_embedding()
+    assert ws.plan(model, ws.Tie(rate=2)).stored_before == 65 + 4 * 92
+
+
+def test_ties_name_the_readers_of_each_slot() -> None:
+    model, _ = chain()
+    plan = ws.plan(model, ws.Tie(slots=[0, 1, 0, 1, 2, 0]), "*.fc2.bias")
+    readers = [(0, 2, 5), (1, 3), (4,)]
+    assert plan.ties == tuple(tuple(f"blocks.{index}.fc2.bias" for index in slot) for slot in readers)
+
+
+def test_a_meta_model_can_be_planned_for() -> None:
+    model, _ = chain()
+    plan = ws.plan(model, ws.Tie(rate=2))
+    assert ws.plan(model.to("meta"), ws.Tie(rate=2)) == plan
+
+
+def test_a_plan_holds_no_tensor_of_the_model() -> None:
+    model, _ = chain()
+    text = ws.plan(model, ws.Tie(rate=2)).to_json()
+    with torch.no_grad():
+        model.blocks[0].fc1.weight.fill_(3)
+    assert ws.plan(model, ws.Tie(rate=2)).to_json() == text
+
+
+def test_it_prints_groups_counts_and_what_was_left_out() -> None:
+    model, _ = stages()
+    text = str(ws.plan(model, ws.Tie(rate=2, order=ws.strided), ["*.fc1.weight", "0.1.weight"]))
+    assert text.startswith("Tie(rate=2, order=strided) where ['*.fc1.weight', '0.1.weight']")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["0.0.*.fc1.weight", "3×5", "4", "2", "0", "1", "0", "1", "60", "30"] in lines
+    assert ["2.0.*.fc1.weight", "3×11", "2", "1", "0", "0", "66", "33"] in lines
+    assert "Left out, 1: 0.1.weight: in no repeated block" in text
+    assert "bytes in memory before" in text
+
+
+def test_lines_are_not_wider_than_a_page() -> None:
+    model, _ = chain(depth=100, width=2, hidden=3)
+    lines = str(ws.plan(model, ws.Tie(rate=3))).splitlines()
+    assert max(len(line) for line in lines[:-1]) <= 118
+
+
+def test_a_model_whose_tensors_are_empty_is_printed() -> None:
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(0, 3)) for _ in range(4)])
+    assert "whole model" in str(ws.plan(model, ws.Tie(rate=2)))

@@ -1,0 +1,86 @@
+"""Blocks: which sites play one role in several layers of a network."""
+
+from torch import nn
+
+from tests.zoo import buffers, chain, layer_used_twice, parameter_list, shortcuts, stages
+from weightshare.surgery.blocks import places
+from weightshare.surgery.sites import sites
+
+
+def roles(model: nn.Module) -> dict[str, str | None]:
+    return {path: place and place.role for path, place in places(sites(model)).items()}
+
+
+def test_a_path_is_split_at_its_block() -> None:
+    model, _ = chain()
+    place = places(sites(model))["blocks.3.fc1.weight"]
+    assert place is not None
+    assert (place.before, place.index, place.after) == ("blocks", 3, "fc1.weight")
+
+
+def test_sites_outside_of_blocks_have_no_place() -> None:
+    model, _ = chain()
+    alone = [path for path, role in roles(model).items() if role is None]
+    assert alone == ["stem.weight", "stem.bias", "head.weight", "head.bias"]
+
+
+def test_the_outermost_index_with_an_equal_sibling_is_the_block() -> None:
+    block = lambda: nn.ModuleDict({"heads": nn.ModuleList([nn.Linear(3, 3) for _ in range(2)])})  # noqa: E731
+    model = nn.ModuleList([block() for _ in range(5)])
+    assert set(roles(model).values()) == {f"*.heads.{h}.{name}" for h in (0, 1) for name in ("weight", "bias")}
+
+
+def test_an_outer_index_without_an_equal_sibling_is_no_block() -> None:
+    model, _ = stages()
+    found = roles(model)
+    assert found["0.0.3.fc1.weight"] == "0.0.*.fc1.weight"
+    assert found["1.0.2.fc1.weight"] == "1.0.*.fc1.weight"
+    assert found["2.0.1.fc1.weight"] == "2.0.*.fc1.weight"
+    assert found["1.1.weight"] is None
+
+
+def test_equal_stages_are_the_blocks_themselves() -> None:
+    stage = lambda: nn.Sequential(*(nn.Linear(5, 5) for _ in range(3)))  # noqa: E731
+    assert roles(nn.Sequential(stage(), stage()))["1.2.weight"] == "*.2.weight"
+
+
+def test_conv_and_norm_of_one_width_in_a_flat_list_are_two_roles() -> None:
+    model, _ = buffers()
+    found = places(sites(model))
+    conv, norm = found["0.bias"], found["1.bias"]
+    assert conv is not None
+    assert norm is not None
+    assert (conv.role, conv.after) == (norm.role, norm.after)
+    assert conv.kind != norm.kind
+
+
+def test_modules_of_equal_shapes_and_other_types_are_two_roles() -> None:
+    model = nn.Sequential(*(kind(7) for _ in range(3) for kind in (nn.LayerNorm, nn.BatchNorm1d)))
+    kinds = {place.kind for place in places(sites(model)).values() if place}
+    assert len(kinds) == 2
+
+
+def test_a_first_block_with_a_shortcut_is_no_sibling() -> None:
+    model, _ = shortcuts()
+    found = roles(model)
+    assert [path for path, role in found.items() if role is None] == [
+        f"{stage}.0.{name}.weight" for stage in (0, 1) for name in ("conv1", "conv2", "shortcut")
+    ]
+    assert found["1.2.conv1.weight"] == "1.*.conv1.weight"
+
+
+def test_entries_of_a_parameter_list_are_blocks() -> None:
+    model, _ = parameter_list()
+    assert set(roles(model).values()) == {"matrices.*"}
+
+
+def test_a_layer_used_twice_has_the_place_of_its_first_name() -> None:
+    model, _ = layer_used_twice()
+    place = places(sites(model))["1.weight"]
+    assert place is not None
+    assert place.index == 1
+
+
+def test_numbers_of_blocks_are_read_as_numbers() -> None:
+    model, _ = chain(depth=11)
+    assert [p.index for p in places(sites(model)).values() if p and p.after == "fc1.bias"] == list(range(11))
