@@ -140,3 +140,13 @@ def test_an_interruption_changes_nothing(shared: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         ws.load(shared, model)
     assert state(model) == before
+
+
+def test_a_frozen_layer_among_the_readers_of_a_slot(shared: Path) -> None:
+    """One parameter cannot be trained and frozen; loading must not choose in silence."""
+    model, _ = chain()
+    model.blocks[1].requires_grad_(False)
+    before = state(model)
+    with pytest.raises(ws.SharingError, match="requires_grad"):
+        ws.load(shared, model)
+    assert state(model) == before

@@ -183,7 +183,7 @@ class WithExtra(nn.Linear):
 
 @pytest.mark.parametrize("extra", [{"steps": 3}, 3, "text", None, [torch.ones(2)]])
 def test_extra_state_that_is_no_tensor_is_refused(extra: object, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="Cannot store '_extra_state'.*[Oo]nly "):
+    with pytest.raises(FileError, match=r"Cannot store '_extra_state'.*[Oo]nly "):
         ws.save(WithExtra(extra), tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
 
