@@ -1,6 +1,6 @@
 """Run the demo and put its real output into the README: the table, the pictures and the committed results.
 
-    python docs/refresh_readme.py [RUNS]
+python docs/refresh_readme.py [RUNS]
 """
 
 from pathlib import Path

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from weightshare import sharing
+from weightshare import planning
 from weightshare._typing import Where
 from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
-from weightshare.sharing import Plan, Spec
+from weightshare.planning import Plan
+from weightshare.sharing import Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import places
 from weightshare.surgery.sites import sites
@@ -45,7 +46,7 @@ def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
         >>> halved.stored_before, halved.stored_after
         (48, 30)
     """
-    return sharing.make_plan(model, spec, where)
+    return planning.make_plan(model, spec, where)
 
 
 def share_(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
@@ -83,7 +84,7 @@ def unshare_(model: nn.Module) -> None:
         model: A model that `share_` or `Plan.apply_` changed; a model without plans is left as it is.
     """
     with edit.transaction(model) as edits:
-        edit.untie(edits, sharing.applied_ties(model))
+        edit.untie(edits, planning.applied_ties(model))
         _forget_plans(edits, model)
 
 
@@ -102,7 +103,7 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
         ModelChanged: If copies differ, or a path is gone. The model is then as it was.
     """
     with edit.transaction(model) as edits:
-        return edit.tie(edits, sharing.applied_ties(model), compare)
+        return edit.tie(edits, planning.applied_ties(model), compare)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -129,7 +130,7 @@ def fold(model: nn.Module) -> nn.Module:
 
 def refuse_untied(model: nn.Module) -> None:
     """Raise `ModelChanged` if a tie that a plan made has come undone."""
-    for owner, *others in sharing.applied_ties(model):
+    for owner, *others in planning.applied_ties(model):
         for other in others:
             if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
                 raise ModelChanged(
@@ -199,7 +200,7 @@ def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], mo
         elif id(tensor) in seen:
             problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
         seen.setdefault(id(tensor), label)
-    slots = {owner for owner, *_ in sharing.applied_ties(model)}
+    slots = {owner for owner, *_ in planning.applied_ties(model)}
     stands = places(found)
     roles = {place.role for site in found if id(site.tensor) in seen and (place := stands[site.path])}
     for site in found:
@@ -232,5 +233,5 @@ def _entries(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer])
 
 
 def _forget_plans(edits: edit.Transaction, model: nn.Module) -> None:
-    for path in {path for path, _ in sharing.applied_plans(model)}:
-        edits.annotate(sharing.APPLIED, None, path)
+    for path in {path for path, _ in planning.applied_plans(model)}:
+        edits.annotate(planning.APPLIED, None, path)

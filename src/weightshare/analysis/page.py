@@ -9,7 +9,7 @@ from typing import Any
 
 from weightshare._table import shape_text
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
-from weightshare.sharing import Plan
+from weightshare.planning import Plan
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 import io
 from typing import TYPE_CHECKING, Any
 
-from weightshare.sharing import Plan
+from weightshare.planning import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

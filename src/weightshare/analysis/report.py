@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from weightshare._table import render, run_text, shape_text
-from weightshare.sharing import applied_plans
+from weightshare.planning import applied_plans
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
 from weightshare.surgery.sites import sites
@@ -61,6 +61,7 @@ class Report:
     other_ties: tuple[tuple[str, ...], ...]
 
     def to_json(self) -> str:
+        """The fields as JSON text."""
         return json.dumps(asdict(self), indent=1)
 
     def __str__(self) -> str:

@@ -98,7 +98,7 @@ first = First()
 mean = Mean()
 
 
-def weighted_mean(weights: Sequence[float]) -> WeightedMean:
+def weighted_mean(weights: Sequence[float | int]) -> WeightedMean:
     """The fusion `1/r Σ a_i W_i`.
 
     Args:

@@ -66,7 +66,11 @@ class Strided(Order):
 
 @dataclass(frozen=True, repr=False)
 class Random(Order):
-    """A seeded shuffle of `sequential`, its slots numbered as the layers come; every role of a block gets the same."""
+    """A seeded shuffle of `sequential`, its slots numbered as the layers come; every role of a block gets the same.
+
+    Args:
+        seed: Any whole number.
+    """
 
     seed: int = 0
 

@@ -15,7 +15,7 @@ from weightshare.analysis.page import Section, Tile, plan_sections, render_page
 from weightshare.analysis.pictures import draw_curves, svg
 from weightshare.experiments.results import Result
 from weightshare.files.atomic import write_text
-from weightshare.sharing import Plan
+from weightshare.planning import Plan
 from weightshare.training.data import load_data
 from weightshare.training.environment import environment
 from weightshare.training.recipe import Recipe, RunConfig, Share

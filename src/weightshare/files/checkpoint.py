@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
-from weightshare.sharing import APPLIED, Plan, applied_plans
+from weightshare.planning import APPLIED, Plan, applied_plans
 from weightshare.surgery import edit
 from weightshare.verbs import refuse_untied
 
@@ -67,6 +67,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for alias, owner in held.aliases.items():
             if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
+                edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
                 edits.put(alias, parameters[owner])
         for name, target in _state(model).items():
             edits.write(target, held.tensors[names[name]].to(target.device))

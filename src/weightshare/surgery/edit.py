@@ -160,7 +160,10 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors of one shape and dtype hold the same bits: NaN equals itself, and `-0.0` is not `0.0`."""
-    raw = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
+    if left.layout != torch.strided or right.layout != torch.strided:
+        return False  # bits of other layouts cannot be compared, so they count as different
+    right = right.to(left.device)
+    raw = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
     return torch.equal(*raw)
 
 

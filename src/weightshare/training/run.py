@@ -27,7 +27,7 @@ from weightshare.errors import ConfigError, TrainingError
 from weightshare.files.atomic import write_json, write_text
 from weightshare.files.checkpoint import load, save
 from weightshare.models.build import build
-from weightshare.sharing import Plan
+from weightshare.planning import Plan
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment
 from weightshare.training.loop import METRICS, evaluate, fit

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from weightshare.cli import main
-from weightshare.sharing import Plan
+from weightshare.planning import Plan
 
 
 def call(*arguments):

@@ -1,0 +1,257 @@
+"""Plans: a spec, a pattern and a model put together, before anything is changed.
+
+A plan is pure. It holds names and numbers, never tensors, so it can be printed, compared, written as JSON, and applied
+in another process to a model of equal structure. Applied plans stay on the model as names, in one attribute of the root
+module; by them a report, a file or `retie_` knows what ought to be shared.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+import hashlib
+import json
+import math
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from weightshare._table import render, run_text, shape_text
+from weightshare._typing import Where
+from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SpecError
+from weightshare.sharing import Assignment, Group, LeftOut, Part, Spec
+from weightshare.surgery import count as counting
+from weightshare.surgery import edit, sites
+
+FORMAT = "weightshare.plan/1"
+APPLIED = "_weightshare_plans"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be shared, before anything is: made by `weightshare.plan`, printed, then applied.
+
+    Args:
+        spec: How the groups share.
+        where: The pattern, as printed.
+        groups: Sites that share, by role.
+        left_out: Sites that the pattern matches and that stay as they are.
+        stored_before: Parameters of the whole model now, each tensor once, buffers not counted.
+        bytes_before: Their memory, in bytes.
+        signature: Hash of the model's names, shapes, dtypes and ties, by which a changed model is refused.
+    """
+
+    spec: Spec
+    where: str
+    groups: tuple[Group, ...]
+    left_out: tuple[LeftOut, ...]
+    stored_before: int
+    bytes_before: int
+    signature: str
+
+    @property
+    def stored_after(self) -> int:
+        """Parameters of the whole model once the plan is applied, each tensor once."""
+        return self.stored_before - sum(group.stored_before - group.stored_after for group in self.groups)
+
+    @property
+    def bytes_after(self) -> int:
+        """Memory of the parameters once the plan is applied, in bytes."""
+        return self.bytes_before - sum((len(g.items) - g.assignment.slots) * g.nbytes for g in self.groups)
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """Every list of paths that are to be one parameter."""
+        return tuple(tie for group in self.groups for tie in group.ties)
+
+    def apply_(self, model: nn.Module) -> None:
+        """Share the model's weights as planned, all or nothing.
+
+        The parameter of a slot is the object that its first reader had, so an optimizer that held it keeps its state;
+        call `weightshare.check` on an optimizer that was made before.
+
+        Args:
+            model: The model that the plan was made for, or one of equal structure. Its numbers may differ.
+
+        Raises:
+            ModelChanged: If names, shapes, dtypes or ties are not those that were planned for.
+            ShapeMismatch: If weights of one slot lie on different devices, or some of them are frozen.
+            SpecError: If a weight is on the meta device. In every case the model is bit for bit as it was.
+        """
+        self._expect(model)
+        with edit.transaction(model) as edits:
+            for group in self.groups:
+                tensors = [edit.parameter_at(model, path) for path in group.items]
+                for tie, readers in zip(group.ties, group.assignment.readers, strict=True):
+                    edit.common_slot(tie, [tensors[item] for item in readers])
+                with torch.no_grad():
+                    values = self.spec.slot_values(group, tensors)
+                for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
+                    owner = tensors[readers[0]]
+                    if value.shape != owner.shape or value.dtype != owner.dtype:
+                        raise SpecError(
+                            f"The fusion of '{group.name}' gives {tuple(value.shape)} {value.dtype}, the slot needs "
+                            f"{tuple(owner.shape)} {owner.dtype}: {self.spec!r}."
+                        )
+                    if len(tie) > 1:
+                        edits.write(owner, value)
+                        edits.forget_gradient(owner)
+                    for path in tie[1:]:
+                        edits.put(path, owner)
+            edits.annotate(APPLIED, (*model.__dict__.get(APPLIED, ()), self))
+
+    def _expect(self, model: nn.Module) -> None:
+        found = {site.path: site for site in sites.sites(model)}
+        aliases = {alias: path for path, site in found.items() for alias in site.aliases}
+        for group in self.groups:
+            for path in group.items:
+                if path in aliases or (path in found and found[path].aliases):
+                    other = aliases.get(path) or found[path].aliases[0]
+                    raise AlreadyShared(
+                        f"'{path}' is already one parameter with '{other}': unshare_ it before this plan."
+                    )
+                if path not in found:
+                    raise ModelChanged(
+                        f"The model has no parameter '{path}', which the plan shares. Plan for this model."
+                    )
+                site = found[path]
+                if (site.shape, site.dtype) != (group.shape, group.dtype):
+                    raise ModelChanged(
+                        f"'{path}' has changed since the plan: got {site.shape} {site.dtype}, "
+                        f"planned for {group.shape} {group.dtype}. Plan again."
+                    )
+                if site.tensor.is_meta:
+                    raise SpecError(
+                        f"'{path}' is on the meta device and has no numbers: load the model first, then apply."
+                    )
+        if signature(tuple(found.values())) != self.signature:
+            raise ModelChanged(
+                f"The model is not the one that was planned for: it stores {counting.count(model).stored:,} numbers, "
+                f"the plan was made at {self.stored_before:,}, or names differ outside the groups. Plan again."
+            )
+
+    def to_json(self) -> str:
+        """The plan as JSON text; `Plan.from_json` reads it back as an equal plan."""
+        groups = [
+            {
+                "name": group.name,
+                "items": group.items,
+                "shape": group.shape,
+                "dtype": group.dtype,
+                "slots": group.assignment.labels.tolist(),
+            }
+            for group in self.groups
+        ]
+        data = {
+            "format": FORMAT,
+            "spec": self.spec.to_dict(),
+            "where": self.where,
+            "groups": groups,
+            "left_out": [[left.path, left.reason] for left in self.left_out],
+            "stored_before": self.stored_before,
+            "bytes_before": self.bytes_before,
+            "signature": self.signature,
+        }
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a plan that `to_json` wrote.
+
+        Raises:
+            FileError: If the text is no plan of a format that this version reads.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise FileError(f"The plan has format {data['format']!r}, this version reads {FORMAT!r}.")
+            groups = tuple(_group_from(entry) for entry in data["groups"])
+            left_out = tuple(LeftOut(str(path), str(reason)) for path, reason in data["left_out"])
+            spec = Part.from_dict(data["spec"])
+            if not isinstance(spec, Spec):
+                raise FileError(f"{type(spec).__name__} in the plan is no spec.")
+            numbers = (int(data["stored_before"]), int(data["bytes_before"]))
+            return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]))
+        except FileError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise FileError(f"This is no plan: {type(error).__name__}: {error}.") from error
+
+    def __str__(self) -> str:
+        columns = ("group", "weight", "layers", "slots", "layer reads slot", "stored before", "after")
+        rows: list[tuple[object, ...]] = [
+            (
+                group.name,
+                shape_text(group.shape),
+                len(group.items),
+                group.assignment.slots,
+                run_text(group.assignment.labels.tolist()),
+                group.stored_before,
+                group.stored_after,
+            )
+            for group in self.groups
+        ]
+        rows.append(("whole model", "", "", "", "", self.stored_before, self.stored_after))
+        reasons = defaultdict[str, list[str]](list)
+        for left in self.left_out:
+            reasons[left.reason].append(left.path)
+        return "\n".join(
+            [
+                f"{self.spec!r} where {self.where}",
+                "",
+                render(columns, rows, numbers=("layers", "slots", "stored before", "after")),
+                "",
+                f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
+                f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
+                *(f"Left out, {len(paths)}: {run_text(paths, 8)}: {reason}." for reason, paths in reasons.items()),
+            ]
+        )
+
+
+def make_plan(model: nn.Module, spec: Spec, where: Where) -> Plan:
+    """See `weightshare.plan`."""
+    if not isinstance(spec, Spec):
+        raise SpecError(f"spec={spec!r} is no spec: give one such as Tie(rate=2).")
+    found = sites.sites(model)
+    chosen = sites.select(found, where)
+    groups, left_out = spec.group(found, chosen, explicit=where is not None)
+    if not groups:
+        reasons = "; ".join(f"'{left.path}': {left.reason}" for left in left_out[:4])
+        more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+        raise NoMatch(f"Nothing that where={sites.describe(where)} matches can be shared. {reasons}{more}.")
+    counts = counting.count(model)
+    return Plan(
+        spec, sites.describe(where), tuple(groups), tuple(left_out), counts.stored, counts.bytes, signature(found)
+    )
+
+
+def applied_plans(model: nn.Module) -> Iterator[tuple[str, Plan]]:
+    """The plans that were applied to a model or to a part of it, each with the path of that part."""
+    for path, module in model.named_modules():
+        for plan in module.__dict__.get(APPLIED, ()):
+            yield path, plan
+
+
+def applied_ties(model: nn.Module) -> list[tuple[str, ...]]:
+    """Every list of paths that applied plans made one parameter, from the root of `model`, a slot's owner first."""
+    return [
+        tuple(f"{at}.{path}" if at else path for path in tie) for at, plan in applied_plans(model) for tie in plan.ties
+    ]
+
+
+def signature(found: Sequence[sites.Site]) -> str:
+    """Hash of a model's structure: the names, shape and dtype of every parameter, in no order."""
+    rows = sorted((*site.names, str(site.shape), site.dtype) for site in found)
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
+
+
+def _group_from(entry: Mapping[str, Any]) -> Group:
+    items, labels = tuple(str(item) for item in entry["items"]), [int(label) for label in entry["slots"]]
+    if len(items) != len(labels) or len(set(items)) != len(items):
+        raise FileError(f"Group {entry['name']!r} of the plan has {len(items)} items and {len(labels)} slots.")
+    dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+    if not isinstance(vars(torch).get(dtype), torch.dtype):  # vars, since getattr would import what a file names
+        raise FileError(f"Group {entry['name']!r} of the plan has dtype {dtype!r}, which torch does not know.")
+    if any(length < 0 for length in shape) or math.prod(shape) >= 2**62:
+        raise FileError(f"Group {entry['name']!r} of the plan has shape {shape}, which no tensor has.")
+    return Group(str(entry["name"]), items, shape, dtype, Assignment.of(labels))
