@@ -1,7 +1,6 @@
 """The command line: text in, text out. What it does is done by `training`, `experiments` and the verbs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 import os
 from pathlib import Path
 import sys
@@ -95,14 +94,20 @@ def train(
     out: Annotated[str | None, typer.Option(help="Run directory; a run that was stopped goes on there.")] = None,
 ) -> None:
     """Share a model, train it, fold it and write a run directory with a page."""
-    from weightshare.training.run import PAGE, run
+    from weightshare.training.run import CONFIG, PAGE, run
 
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
     schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay)
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
+    if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
+        config = Path(out) / CONFIG  # go on with the run that is there
     settings = _config(config, schedule, **options)
-    summary = run(settings, echo=print)
+    try:
+        summary = run(settings, echo=print)
+    except KeyboardInterrupt:
+        print(f"Stopped. Go on with: weightshare train --out {settings.out}", file=sys.stderr)
+        sys.exit(130)
     if summary:
         print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")
         print(f"Page: {Path(settings.out) / PAGE}")
@@ -168,13 +173,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _config(path: Path | None, schedule: dict[str, Any] | None = None, **options: Any) -> RunConfig:
     """The file's settings with the options over them."""
     settings = read_yaml(path) if path is not None else {}
+    options["share"] = _over(settings.get("share"), options.pop("share", None))
+    for key, given in (("train", schedule), ("model_args", options.pop("model_args", None))):
+        base = settings.get(key)
+        options[key] = {**base, **given} if given and isinstance(base, dict) else given
     settings |= {key: value for key, value in options.items() if value not in (None, {}, [])}
-    if schedule:
-        base = settings.get("train", {})
-        settings["train"] = {**(base if isinstance(base, dict) else {}), **schedule}
     if "model" not in settings:
         raise ConfigError("Which model? Name one, such as convmixer:32/8/2/3, or give 'model' in the configuration.")
     return strict(RunConfig, settings)
+
+
+def _over(base: Any, given: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    """The options of sharing over the one entry that the file has."""
+    if not given:
+        return None
+    if not base:
+        return [given]
+    if not isinstance(base, list) or len(base) != 1 or not isinstance(base[0], dict):
+        raise ConfigError("The options change one entry of 'share', the configuration has several: edit the file.")
+    other = {"rate": "slots", "slots": "rate"}
+    kept = {key: value for key, value in base[0].items() if other.get(key) not in given}
+    return [{**kept, **given}]
 
 
 def _share(
@@ -186,12 +205,13 @@ def _share(
     fuse: str | None,
     weights: str | None,
     where: list[str] | None,
-) -> list[dict[str, Any]]:
-    """The options of sharing as one entry of the configuration, or none."""
+) -> dict[str, Any]:
+    """The options of sharing as an entry of the configuration; only what was given."""
     given = _given(rate=rate, order=order, order_seed=order_seed, spread=spread, fuse=fuse)
     given |= _given(slots=_numbers(slots, "--slots", int), weights=_numbers(weights, "--weights", float))
     given |= _given(where=where[0] if where and len(where) == 1 else where or None)
-    return [asdict(strict(Share, given))] if given else []
+    strict(Share, given)
+    return given
 
 
 def _numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
@@ -209,7 +229,10 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, Any]:
         key, separator, value = text.partition("=")
         if not separator or not key.isidentifier():
             raise ConfigError(f"--model-arg {text!r}: need KEY=VALUE.")
-        pairs[key] = yaml.safe_load(value)
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--model-arg {text!r}: {error}") from error
     return pairs
 
 

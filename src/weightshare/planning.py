@@ -14,7 +14,7 @@ import math
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightshare._table import render, run_text, shape_text
 from weightshare._typing import Where
@@ -78,6 +78,7 @@ class Plan:
             ShapeMismatch: If weights of one slot lie on different devices, or some of them are frozen.
             SpecError: If a weight is on the meta device. In every case the model is bit for bit as it was.
         """
+        model = sites.plain(model)
         self._expect(model)
         with edit.transaction(model) as edits:
             for group in self.groups:
@@ -88,9 +89,10 @@ class Plan:
                     values = self.spec.slot_values(group, tensors)
                 for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
                     owner = tensors[readers[0]]
-                    if value.shape != owner.shape or value.dtype != owner.dtype:
+                    if not isinstance(value, Tensor) or value.shape != owner.shape or value.dtype != owner.dtype:
+                        got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
                         raise SpecError(
-                            f"The fusion of '{group.name}' gives {tuple(value.shape)} {value.dtype}, the slot needs "
+                            f"The fusion of '{group.name}' gives {got}, the slot needs "
                             f"{tuple(owner.shape)} {owner.dtype}: {self.spec!r}."
                         )
                     if len(tie) > 1:
@@ -108,7 +110,7 @@ class Plan:
                 if path in aliases or (path in found and found[path].aliases):
                     other = aliases.get(path) or found[path].aliases[0]
                     raise AlreadyShared(
-                        f"'{path}' is already one parameter with '{other}': unshare_ it before this plan."
+                        f"'{path}' is already one parameter with '{other}': give it one of its own before this plan."
                     )
                 if path not in found:
                     raise ModelChanged(
@@ -124,9 +126,10 @@ class Plan:
                     raise SpecError(
                         f"'{path}' is on the meta device and has no numbers: load the model first, then apply."
                     )
-        if signature(tuple(found.values())) != self.signature:
+        stored = counting.count(model).stored
+        if signature(tuple(found.values())) != self.signature or stored != self.stored_before:
             raise ModelChanged(
-                f"The model is not the one that was planned for: it stores {counting.count(model).stored:,} numbers, "
+                f"The model is not the one that was planned for: it stores {stored:,} numbers, "
                 f"the plan was made at {self.stored_before:,}, or names differ outside the groups. Plan again."
             )
 
@@ -171,6 +174,9 @@ class Plan:
             if not isinstance(spec, Spec):
                 raise FileError(f"{type(spec).__name__} in the plan is no spec.")
             numbers = (int(data["stored_before"]), int(data["bytes_before"]))
+            items = [item for group in groups for item in group.items]
+            if not items or len(set(items)) != len(items) or min(numbers) < 0:
+                raise FileError("The plan has no group, or a parameter in two groups, or a negative count.")
             return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]))
         except FileError:
             raise
@@ -183,7 +189,7 @@ class Plan:
             (
                 group.name,
                 shape_text(group.shape),
-                len(group.items),
+                _span(group),
                 group.assignment.slots,
                 run_text(group.assignment.labels.tolist()),
                 group.stored_before,
@@ -199,11 +205,11 @@ class Plan:
             [
                 f"{self.spec!r} where {self.where}",
                 "",
-                render(columns, rows, numbers=("layers", "slots", "stored before", "after")),
+                render(columns, rows, numbers=("slots", "stored before", "after")),
                 "",
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
-                *(f"Left out, {len(paths)}: {run_text(paths, 8)}: {reason}." for reason, paths in reasons.items()),
+                *(f"Left out, {len(paths)}: {_listed(paths)}: {reason}." for reason, paths in reasons.items()),
             ]
         )
 
@@ -212,6 +218,10 @@ def make_plan(model: nn.Module, spec: Spec, where: Where) -> Plan:
     """See `weightshare.plan`."""
     if not isinstance(spec, Spec):
         raise SpecError(f"spec={spec!r} is no spec: give one such as Tie(rate=2).")
+    try:
+        json.dumps(spec.to_dict())
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{spec!r} cannot be written as JSON, so no plan could hold it: {error}") from error
     found = sites.sites(model)
     chosen = sites.select(found, where)
     groups, left_out = spec.group(found, chosen, explicit=where is not None)
@@ -227,7 +237,7 @@ def make_plan(model: nn.Module, spec: Spec, where: Where) -> Plan:
 
 def applied_plans(model: nn.Module) -> Iterator[tuple[str, Plan]]:
     """The plans that were applied to a model or to a part of it, each with the path of that part."""
-    for path, module in model.named_modules():
+    for path, module in sites.plain(model).named_modules():
         for plan in module.__dict__.get(APPLIED, ()):
             yield path, plan
 
@@ -245,8 +255,22 @@ def signature(found: Sequence[sites.Site]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
 
+def _span(group: Group) -> str:
+    """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
+    at = group.name.split(".").index("*") if "*" in group.name.split(".") else None
+    if at is None:
+        return str(len(group.items))
+    indices = [int(path.split(".")[at]) for path in group.items]
+    run = indices == list(range(indices[0], indices[-1] + 1))
+    return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return run_text(paths, 8) + (" (all are in plan.left_out)" if len(paths) > 8 else "")
+
+
 def _group_from(entry: Mapping[str, Any]) -> Group:
-    items, labels = tuple(str(item) for item in entry["items"]), [int(label) for label in entry["slots"]]
+    items, labels = tuple(str(item) for item in entry["items"]), list(entry["slots"])
     if len(items) != len(labels) or len(set(items)) != len(items):
         raise FileError(f"Group {entry['name']!r} of the plan has {len(items)} items and {len(labels)} slots.")
     dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])

@@ -18,8 +18,8 @@ from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import places
-from weightshare.surgery.sites import sites
+from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.sites import plain, sites
 
 
 def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
@@ -83,6 +83,7 @@ def unshare_(model: nn.Module) -> None:
     Args:
         model: A model that `share_` or `Plan.apply_` changed; a model without plans is left as it is.
     """
+    model = plain(model)
     with edit.transaction(model) as edits:
         edit.untie(edits, planning.applied_ties(model))
         _forget_plans(edits, model)
@@ -102,6 +103,7 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
     Raises:
         ModelChanged: If copies differ, or a path is gone. The model is then as it was.
     """
+    model = plain(model)
     with edit.transaction(model) as edits:
         return edit.tie(edits, planning.applied_ties(model), compare)
 
@@ -121,8 +123,15 @@ def fold(model: nn.Module) -> nn.Module:
     Raises:
         ModelChanged: If ties have come undone; call `retie_` first.
     """
+    model = plain(model)
     refuse_untied(model)
-    folded = copy.deepcopy(model)
+    try:
+        folded = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ModelChanged(
+            f"{type(model).__name__} cannot be copied: {error}. Tensors that a forward pass left on a module, as the "
+            "old weight_norm does, have to go first; torch.nn.utils.parametrizations has none."
+        ) from error
     with edit.transaction(folded) as edits:
         _forget_plans(edits, folded)
     return folded
@@ -130,6 +139,7 @@ def fold(model: nn.Module) -> nn.Module:
 
 def refuse_untied(model: nn.Module) -> None:
     """Raise `ModelChanged` if a tie that a plan made has come undone."""
+    model = plain(model)
     for owner, *others in planning.applied_ties(model):
         for other in others:
             if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
@@ -140,13 +150,14 @@ def refuse_untied(model: nn.Module) -> None:
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: each slot once, no decay on biases and norms, nothing that is frozen.
+    """Parameter groups for an optimizer: each slot once, decay on matrices and kernels only, nothing that is frozen.
 
     A slot that `r` layers read gets the sum of their gradients, as in the papers.
 
     Args:
         model: Any module, shared or not.
-        weight_decay: Decay of tensors with two or more dimensions, at least 0; those with fewer get none.
+        weight_decay: Decay of tensors with two or more dimensions, at least 0; those with fewer get none: biases and
+            most norms.
 
     Returns:
         One or two groups with `params`, `param_names` and `weight_decay`.
@@ -202,13 +213,13 @@ def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], mo
         seen.setdefault(id(tensor), label)
     slots = {owner for owner, *_ in planning.applied_ties(model)}
     stands = places(found)
-    roles = {place.role for site in found if id(site.tensor) in seen and (place := stands[site.path])}
+    roles = {place.role for site in found if id(site.tensor) in seen and isinstance(place := stands[site.path], Place)}
     for site in found:
         if site.tensor.requires_grad and id(site.tensor) not in seen:
             place = stands[site.path]
             if site.path in slots:
                 problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
-            elif place and place.role in roles:
+            elif isinstance(place, Place) and place.role in roles:
                 problems.append(f"'{site.path}' is in no group, so nothing trains it, as it does other '{place.role}'")
     if problems:
         listed = "\n  ".join(problems[:20])

@@ -106,7 +106,7 @@ def test_an_embedding_tied_to_a_head() -> None:
 
 @pytest.mark.parametrize("where", ["*", "1", "4.bias"])
 def test_a_layer_that_is_already_shared(where: str) -> None:
-    message = r"Cannot tie '1\.\w+': it is already one parameter with '4\.\w+'. Unshare it first"
+    message = r"Cannot tie '1\.\w+': it is already one parameter with '4\.\w+'. Leave it out"
     refused(layer_used_twice, AlreadyShared, message, where, rate=2)
 
 

@@ -10,7 +10,7 @@ from weightshare._table import render, run_text, shape_text
 from weightshare.planning import applied_plans
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
-from weightshare.surgery.sites import sites
+from weightshare.surgery.sites import plain, sites
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         A `Report`; `print` it, or take its fields or `to_json()`.
 
     Raises:
-        SpecError: If the model has no parameters.
+        SpecError: If the model has no parameters, lies on the meta device, or cannot run on the example input.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
@@ -121,6 +121,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         >>> numbers.stored, numbers.logical, numbers.macs
         (24, 48, 36)
     """
+    model = plain(model)
     groups, planned = [], set[str]()
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)

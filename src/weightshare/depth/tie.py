@@ -7,10 +7,12 @@ row. Source: Lin 2022 (SPIN), section 3.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.fuse import Fusion, first
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
@@ -26,7 +28,8 @@ class Tie(Spec):
     """Layers of one role read one parameter.
 
     Sites form a group when they have the same path before and after the block index, the same shape and dtype, and lie
-    in blocks of equal structure; so no group ever holds two sites of one block.
+    in blocks of equal structure; so no group ever holds two sites of one block. To share inside each of several equal
+    stages, where the stages themselves are the outermost blocks, plan each stage as a model of its own.
 
     Args:
         rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it.
@@ -69,9 +72,12 @@ class Tie(Spec):
             ("fuse", Fusion, "first, mean or weighted_mean([...])"),
             ("spread", Spread, "uniform, front, middle or back"),
         ):
-            if not isinstance(getattr(self, name), kind):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise SpecError(f"Tie({name}={value!r}): give {choices}, or a {kind.__name__} of your own.")
+            if "__dataclass_fields__" not in vars(type(value)):
                 raise SpecError(
-                    f"Tie({name}={getattr(self, name)!r}): give {choices}, or a {kind.__name__} of your own."
+                    f"Tie({name}=...): make {type(value).__name__} a frozen dataclass, so that plans hold it."
                 )
 
     def group(
@@ -90,12 +96,15 @@ class Tie(Spec):
         for site in chosen:
             place = found[site.path]
             shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
-            if place is None:
-                reason = "in no repeated block: no sibling has the same parameter names and shapes"
-                left_out.append(LeftOut(site.path, f"{shared}, and {reason}" if shared else reason))
+            buffered = _buffered_parametrization(site)
+            if isinstance(place, str):
+                left_out.append(LeftOut(site.path, f"{shared}, and {place}" if shared else place))
+            elif buffered:
+                left_out.append(LeftOut(site.path, buffered))
             elif shared and explicit:
                 raise AlreadyShared(
-                    f"Cannot tie '{site.path}': it is {shared}. Unshare it first, or leave it out of the pattern."
+                    f"Cannot tie '{site.path}': it is {shared}. Leave it out of the pattern, or give it a parameter of "
+                    "its own first (unshare_ does, where a plan tied it)."
                 )
             elif shared:
                 left_out.append(LeftOut(site.path, shared))
@@ -153,16 +162,27 @@ class Tie(Spec):
                     common_slot([site.path for site in readers], [site.tensor for site in readers])
 
 
-def _checked_rate(rate: object) -> int | float:
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 1 <= rate < 2**63:
+def _buffered_parametrization(site: Site) -> str:
+    """Why a parametrized weight would not be shared though its parameter is: the parametrization keeps more."""
+    for _, module in site.modules:
+        if isinstance(module, ParametrizationList):
+            names = [name for name, _ in module.named_buffers()]
+            if names:
+                return f"its parametrization keeps a buffer too ({names[0]}), so one parameter would not be one weight"
+    return ""
+
+
+def _checked_rate(rate: Any) -> int | float:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 1 <= rate < 2**63:  # type: ignore[operator]
         raise SpecError(
             f"Tie(rate={rate!r}): a share rate is the number of layers that read one slot, 1 (nothing shared) or more."
         )
-    return int(rate) if rate == int(rate) else rate
+    value = float(rate)
+    return int(value) if value.is_integer() else value
 
 
 def _checked_slots(slots: Any) -> tuple[int, ...]:
     if isinstance(slots, str) or not isinstance(slots, Sequence):
         raise SpecError(f"Tie(slots={slots!r}): give the slot of each layer, such as [0, 0, 1, 1].")
     Assignment.of(slots)  # says what is wrong with them
-    return tuple(slots)
+    return tuple(int(slot) for slot in slots)

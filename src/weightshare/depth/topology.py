@@ -143,10 +143,18 @@ def labels(layers: int, rate: float, order: Order = sequential, spread: Spread =
         [0, 0, 0, 1, 1, 2, 2]
     """
     sharing = spread(layers)
+    if not isinstance(sharing, range) or not set(sharing) <= set(range(layers)):
+        raise SpecError(f"The spread {spread!r} gives {sharing!r} of {layers} layers: need a range of them.")
     if rate > len(sharing):
         part = "" if len(sharing) == layers else f" of which {len(sharing)} share"
         raise SpecError(f"Share rate {rate:g} is above the depth: the group has {layers} layers{part}.")
-    dealt = order(len(sharing), _slots(len(sharing), rate))
+    slots = _slots(len(sharing), rate)
+    dealt = order(len(sharing), slots)
+    if not isinstance(dealt, list) or len(dealt) != len(sharing) or set(dealt) != set(range(slots)):
+        raise SpecError(
+            f"The order {order!r} gives {dealt!r} for {len(sharing)} layers and {slots} slots: "
+            "need each slot once or more."
+        )
     # Slots of layers that do not share are numbered past those that do, then all are renumbered in order.
     raw = [len(sharing) + layer for layer in range(layers)]
     for layer, slot in zip(sharing, dealt, strict=True):

@@ -89,9 +89,14 @@ def read(path: str | Path, kind: str) -> Archive:
 
 def read_any(path: str | Path) -> Archive:
     """Read any safetensors file; one of ours is checked, of another the metadata is searched for aliases."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileError(f"There is no file '{path}'.")
+    try:
+        path = Path(path)
+        if not path.is_file():
+            raise FileError(f"There is no file '{path}'.")
+    except (TypeError, ValueError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"Cannot read {path!r}: {error}. Give the name of a file.") from error
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})

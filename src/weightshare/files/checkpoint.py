@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
 from weightshare.planning import APPLIED, Plan, applied_plans
 from weightshare.surgery import edit
+from weightshare.surgery.sites import plain
 from weightshare.verbs import refuse_untied
 
 KIND = "model"
@@ -38,6 +40,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         >>> torch.equal(same.weight, net.weight)
         True
     """
+    model = plain(model)
     refuse_untied(model)
     owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
@@ -56,8 +59,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Raises:
         FileError: If the file is cut, edited or not ours, if a name, shape or dtype differs (the first one is named),
-            or if the model ties what the file holds as different numbers. The model is then bit for bit as it was.
+            or if the model ties what the file stores apart. The model is then bit for bit as it was.
     """
+    model = plain(model)
     held = archive.read(path, KIND)
     names = {**{name: name for name in held.tensors}, **held.aliases}
     targets = _state(model)
@@ -122,6 +126,8 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
                 f"Cannot store '{name}': it is a {type(value).__name__}. Only parameters and buffers are stored, never "
                 "pickles or other state."
             )
+        if isinstance(value, UninitializedParameter | UninitializedBuffer):
+            raise FileError(f"Cannot store '{name}': its lazy module is not built. Run the model once on one batch.")
     return state
 
 
@@ -145,10 +151,10 @@ def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], tar
                 f"{target.dtype}. Build the model as it was when it was saved."
             )
         other = owner_of.setdefault(id(target), names[name])
-        if other != names[name] and not edit.same_bits(held[other], value):
+        if other != names[name]:
             raise FileError(
-                f"The model ties '{name}' to '{other}', '{path}' holds different numbers for them. Load it into a "
-                "model that is not shared."
+                f"The model ties '{name}' to '{other}', '{path}' stores them apart. Load it into a model that is not "
+                "shared, then share that."
             )
 
 

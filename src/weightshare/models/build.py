@@ -18,7 +18,7 @@ from weightshare.errors import ConfigError
 from weightshare.models.convmixer import convmixer
 
 
-def build(name: str, in_channels: int | None = None, classes: int | None = None, **options: Any) -> nn.Module:
+def build(name: str, /, in_channels: int | None = None, classes: int | None = None, **options: Any) -> nn.Module:
     """Build a network by name.
 
     Args:
@@ -50,7 +50,9 @@ def build(name: str, in_channels: int | None = None, classes: int | None = None,
             names = {"in_chans": in_channels, "num_classes": classes}
             return timm.create_model(rest, **_given(names), **options)
         made = _callable(name, kind, rest)(**options)
-    except (TypeError, RuntimeError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a constructor, or a hub that cannot be reached, raises
         raise ConfigError(f"Cannot build {name!r} with {_given(given) | options}: {error}") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name!r} returned {type(made).__name__}, need an nn.Module.")

@@ -2,8 +2,11 @@
 
 A path such as `stages.0.blocks.3.conv.weight` may hold several indices. The *block index* is the outermost one whose
 child has a sibling of the same structure: equal relative names, equal shapes, and modules of equal type around each
-parameter. Here that is `3` where `stages.0` differs from its siblings, so the path reads as
+parameter. Here that is `3` where every stage differs from the others, so the path reads as
 `before="stages.0.blocks"`, `index=3`, `after="conv.weight"`.
+
+Where some children of a container are alike and one differs (a first block with an extra table), that one is an
+outlier: it has no block index, and what it holds is not searched for smaller "blocks", which would be parts of one.
 """
 
 from collections import Counter, defaultdict
@@ -35,21 +38,22 @@ class Place:
         return ".".join(part for part in (self.before, "*", self.after) if part)
 
 
-def places(all_sites: Sequence[Site]) -> dict[str, Place | None]:
+def places(all_sites: Sequence[Site]) -> dict[str, Place | str]:
     """Find the repeated block of every site.
 
     Args:
         all_sites: From `surgery.sites(model)`: all of them, since a block is known by all that it holds.
 
     Returns:
-        For each site's `path` its `Place`, or `None` where it lies in no repeated block.
+        For each site's `path` its `Place`, or the reason why it lies in no repeated block.
 
     Example:
         >>> from torch import nn
         >>> from weightshare.surgery.sites import sites
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 3))
-        >>> {path: place and place.role for path, place in places(sites(net)).items() if "weight" in path}
-        {'0.weight': None, '1.weight': '*.weight', '2.weight': '*.weight'}
+        >>> found = places(sites(net))
+        >>> found["1.weight"].role, found["0.weight"]
+        ('*.weight', "block '0' differs from its siblings in parameter names, shapes or module types")
     """
     contents = defaultdict[tuple[str, int], list[tuple[str, tuple[int, ...], str]]](list)
     for site in all_sites:
@@ -60,15 +64,19 @@ def places(all_sites: Sequence[Site]) -> dict[str, Place | None]:
                 contents[before, index].append((after, site.shape, module_type))
     kinds = {child: tuple(sorted(content)) for child, content in contents.items()}
     occurs = Counter((before, kind) for (before, _), kind in kinds.items())
-    return {site.path: _outermost(site.path, kinds, occurs) for site in all_sites}
+    repeating = {before for (before, _), times in occurs.items() if times > 1}
+    return {site.path: _outermost(site.path, kinds, occurs, repeating) for site in all_sites}
 
 
-def _outermost(path: str, kinds: dict, occurs: Counter) -> Place | None:
+def _outermost(path: str, kinds: dict, occurs: Counter, repeating: set[str]) -> Place | str:
     for before, index, after in _splits(path):
         kind = kinds[before, index]
         if occurs[before, kind] > 1:
             return Place(before, index, after, kind)
-    return None
+        if before in repeating:
+            block = f"{before}.{index}" if before else str(index)
+            return f"block '{block}' differs from its siblings in parameter names, shapes or module types"
+    return "in no repeated block: no sibling has the same parameter names and shapes"
 
 
 def _splits(path: str) -> list[tuple[str, int, str]]:

@@ -10,13 +10,16 @@ Buffers are never in these three. MACs belong to a forward pass, so they are cou
 lower them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+import warnings
 
 import torch
 from torch import Tensor, nn
 
+from weightshare.errors import SpecError
 from weightshare.surgery.sites import sites
 
 
@@ -61,6 +64,8 @@ def distinct(tensor: Tensor) -> int:
     Args:
         tensor: Any shape and dtype, on any device but `meta`. Costs one sort.
     """
+    if tensor.is_meta:
+        raise SpecError("A tensor on the meta device has no values to count: load the model first.")
     values = tensor.detach().reshape(-1)
     if values.is_complex():
         return torch.unique(torch.view_as_real(values + 0), dim=0).shape[0]
@@ -84,29 +89,56 @@ def macs(model: nn.Module, example_input: Any) -> int:
 
     Returns:
         Half the floating-point operations of all matrix products, convolutions and attentions, at every use.
+
+    Raises:
+        SpecError: If the model cannot run on the example input.
     """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     arguments: Sequence[Any] = ()
     keywords: Mapping[str, Any] = {}
     if isinstance(example_input, Mapping):
         keywords = example_input
+    elif isinstance(example_input, Tensor):
+        arguments = (example_input,)
+    elif isinstance(example_input, Sequence):
+        arguments = example_input
     else:
-        arguments = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+        raise SpecError(
+            f"The example input is a {type(example_input).__name__}: need a tensor, a sequence of positional arguments "
+            "or a mapping of keyword arguments."
+        )
     training = [module for module in model.modules() if module.training]
-    fused = torch.backends.mha.get_fastpath_enabled()  # one operator for a whole encoder layer, which counts as nothing
-    torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
     try:
-        # The counter does not know every fused attention (the CPU's among them); spelled out as products, all count.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _spelled_out(), FlopCounterMode(display=False) as counter:
             model(*arguments, **keywords)
+    except Exception as error:
+        raise SpecError(f"{type(model).__name__} cannot run on the example input: {error}") from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
         for module in training:
             module.training = True
     return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _spelled_out() -> Iterator[None]:
+    """Attention and recurrent layers as the products that they are: their fused operators would count as nothing."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TF32 acceleration")  # said whenever mkldnn's flags are touched
+            with (
+                sdpa_kernel(SDPBackend.MATH),
+                torch.backends.mkldnn.flags(enabled=False),
+                torch.backends.cudnn.flags(enabled=False),
+            ):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -5,6 +5,7 @@ Every edit goes through a `transaction`, which restores the model bit for bit wh
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,11 @@ class Transaction:
             path: Full path of a parameter.
             tensor: The parameter to read there from now on; the object itself, so that other paths may hold it too.
         """
+        if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in self.model.modules()):
+            raise ModelChanged(
+                "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that "
+                "it was made with: share first, wrap then."
+            )
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         before = owner.get_parameter(name)
@@ -111,6 +117,7 @@ def tie(edits: Transaction, ties: Sequence[Sequence[str]], compare: bool = True)
                     f"Load a state in which they agree, or use compare=False to keep those of '{owner_path}'."
                 )
             edits.put(path, owner)
+            edits.forget_gradient(owner)
             mended.append(path)
     return mended
 
@@ -123,7 +130,11 @@ def untie(edits: Transaction, ties: Sequence[Sequence[str]]) -> None:
             edits.forget_gradient(owner)
         for path in alias_paths:
             if parameter_at(edits.model, path) is owner:
-                edits.put(path, nn.Parameter(owner.detach().clone(), requires_grad=owner.requires_grad))
+                twin = copy.deepcopy(owner)  # keeps a subclass; grad and attributes are not copied by torch
+                twin.grad = None
+                for name, value in owner.__dict__.items():
+                    setattr(twin, name, value)
+                edits.put(path, twin)
 
 
 def parameter_at(model: nn.Module, path: str) -> nn.Parameter:

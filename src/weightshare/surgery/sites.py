@@ -66,8 +66,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         >>> [site.path for site in sites(nn.Linear(2, 3))]
         ['weight', 'bias']
     """
-    if not isinstance(model, nn.Module):
-        raise SpecError(f"Cannot look for weights: got {type(model).__name__}, need an nn.Module.")
+    model = plain(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[int, tuple[nn.Parameter, list[str]]] = {}
     for path, tensor in model.named_parameters(remove_duplicate=False):
@@ -82,6 +81,18 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         Site(names[0], tensor, tuple(names[1:]), tuple((path, modules[path]) for path in _above(names)))
         for tensor, names in found.values()
     )
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module itself, for one that `torch.compile` wrapped, so that paths are those of the user's own network.
+
+    Raises:
+        SpecError: If `model` is no `nn.Module`.
+    """
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"Cannot look for weights: got {type(model).__name__}, need an nn.Module.")
+    # By name: importing the class would load the whole compiler.
+    return model.get_submodule("_orig_mod") if type(model).__name__ == "OptimizedModule" else model
 
 
 def prefixes(path: str) -> list[str]:
@@ -162,6 +173,6 @@ def _nearest(all_sites: Sequence[Site], glob: str) -> str:
     """A sentence with paths that look like a glob that matched nothing; equal blocks are named once, by `*`."""
     paths = {re.sub(r"\b\d+\b", "*", prefix) for s in all_sites for prefix in prefixes(s.path)}
     near = get_close_matches(glob, sorted(paths), n=3, cutoff=0.4)
-    listed = near or sorted(path for path in paths if path.count(".") == 0)[:8]
+    listed = near or sorted(paths - {"*"}, key=lambda path: (path.count("."), path))[:8]
     lead = " Nearest paths: " if near else " The model has: "
     return f"{lead}{', '.join(repr(path) for path in listed)}."

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+import json
 import math
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,6 +15,7 @@ from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 
 OrderName = Literal["sequential", "strided", "random"]
+PrecisionName = Literal["32-true", "bf16-mixed", "16-mixed"]
 SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal["first", "mean", "weighted_mean"]
 
@@ -108,8 +110,11 @@ class RunConfig:
         device: `auto`, `cpu`, `cuda` or another accelerator of Lightning Fabric.
         devices: How many of them, one process each.
         strategy: Fabric's strategy, such as `auto` or `ddp`.
-        precision: Fabric's precision, such as `32-true` or `bf16-mixed`.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`: weights are float32 in each.
         out: The run directory.
+
+    Raises:
+        ConfigError: If a value is out of range or could not be written down again.
     """
 
     model: str
@@ -122,8 +127,22 @@ class RunConfig:
     device: str = "auto"
     devices: int = 1
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: PrecisionName = "32-true"
     out: str = "runs/run"
+
+    def __post_init__(self) -> None:
+        for name, valid, needed in (
+            ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
+            ("devices", self.devices >= 1, "1 or more"),
+            ("out", bool(self.out), "the name of a folder"),
+            ("model_args", all(isinstance(key, str) for key in self.model_args), "names as keys"),
+        ):
+            if not valid:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: need {needed}.")
+        try:
+            json.dumps(self.model_args)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model_args={self.model_args!r}: need plain values: {error}") from error
 
     def to_yaml(self) -> str:
         """The whole configuration, defaults included."""
@@ -214,6 +233,8 @@ def _value(hint: Any, value: Any, at: str) -> Any:
 
 def _any_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
     for hint in hints:
+        if get_origin(hint) is list and isinstance(value, list):
+            return _value(hint, value, at)  # its own message names the item that is wrong
         try:
             return _value(hint, value, at)
         except ConfigError:

@@ -23,11 +23,11 @@ from torch import nn
 
 from weightshare.analysis.page import run_page
 from weightshare.analysis.report import report
-from weightshare.errors import ConfigError, TrainingError
-from weightshare.files.atomic import write_json, write_text
+from weightshare.errors import ConfigError, FileError, TrainingError
+from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.files.checkpoint import load, save
 from weightshare.models.build import build
-from weightshare.planning import Plan
+from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment
 from weightshare.training.loop import METRICS, evaluate, fit
@@ -37,7 +37,7 @@ from weightshare.verbs import fold, plan
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CONFIG, SUMMARY, PLANS = "config.yaml", "summary.json", "plan.json"
+CONFIG, SUMMARY, PLANS, ENVIRONMENT = "config.yaml", "summary.json", "plan.json", "environment.json"
 MODEL, FOLDED, PAGE = "model.safetensors", "folded.safetensors", "report.html"
 
 
@@ -67,7 +67,7 @@ def run(config: RunConfig, echo: Callable[[str], None] = lambda text: None, labe
         echo(f"{made}\n")
     if fabric.is_global_zero:
         write_text(folder / CONFIG, config.to_yaml())
-        write_json(folder / "environment.json", {"seed": config.seed, **environment()})
+        write_json(folder / ENVIRONMENT, {"seed": config.seed, **environment()})
         if plans:
             write_json(folder / PLANS, [json.loads(made.to_json()) for made in plans])
     fabric.barrier()
@@ -112,7 +112,7 @@ def prepared(config: RunConfig, data: Data) -> tuple[nn.Module, list[Plan]]:
         SharingError: If the model, the file or a pattern does not fit.
     """
     torch.manual_seed(config.seed)
-    model = build(config.model, data.channels, data.classes, **config.model_args)
+    model = _built(config, data)
     if config.init is not None:
         load(config.init, model)
     plans = []
@@ -145,12 +145,10 @@ def trained(folder: str | Path) -> tuple[nn.Module, Data]:
     """
     config = read_config(folder)
     if not (Path(folder) / MODEL).is_file():
-        raise TrainingError(
-            f"The run '{folder}' is not finished: start it again with: weightshare train --out {folder}"
-        )
+        raise TrainingError(f"The run '{folder}' is not finished. Go on with: weightshare train --out {folder}")
     data = load_data(config.data)
     torch.manual_seed(config.seed)
-    model = build(config.model, data.channels, data.classes, **config.model_args)
+    model = _built(config, data)
     return load(Path(folder) / MODEL, model), data
 
 
@@ -165,18 +163,31 @@ def rewrite_page(folder: str | Path) -> Path:
     summary = _finished(folder, config)
     if summary is None:
         raise TrainingError(f"The run '{folder}' is not finished: there is nothing to report yet.")
-    texts = json.loads((folder / PLANS).read_text(encoding="utf-8")) if (folder / PLANS).is_file() else []
-    return write_page(folder, [Plan.from_json(json.dumps(text)) for text in texts], read_history(folder), summary)
+    model, _ = trained(folder)  # its plans are under the file's checksum
+    return write_page(folder, [plan for _, plan in applied_plans(model)], read_history(folder), summary)
 
 
 def read_history(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.jsonl`, as `fit` returned them."""
-    return [json.loads(line) for line in (Path(folder) / METRICS).read_text(encoding="utf-8").splitlines()]
+    """The rows of a run's `metrics.jsonl`, as `fit` returned them.
+
+    Raises:
+        FileError: If the file is missing or damaged.
+    """
+    path = Path(folder) / METRICS
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise FileError(f"Cannot read '{path}': {error}. It is missing or damaged.") from error
+    if not rows or not all(isinstance(row, dict) and "test_accuracy" in row for row in rows):
+        raise FileError(f"'{path}' is damaged: need one object with test_accuracy for each epoch.")
+    return rows
 
 
 def write_page(folder: Path, plans: list[Plan], history: list[dict[str, float]], summary: dict[str, Any]) -> Path:
     """Write `report.html` of a run."""
-    details = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    details = read_json(folder / ENVIRONMENT)
+    if not isinstance(details, dict) or not details.keys() >= {"gpu", "cores"}:
+        raise FileError(f"'{folder / ENVIRONMENT}' is damaged: it names no machine.")
     config_text = (folder / CONFIG).read_text(encoding="utf-8")
     write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text))
     return folder / PAGE
@@ -201,7 +212,7 @@ def _fabric(config: RunConfig) -> "Fabric":
             accelerator=config.device,
             devices=config.devices,
             strategy=config.strategy,
-            precision=config.precision,  # type: ignore[arg-type]  # checked by Fabric
+            precision=config.precision,
         )
     except Exception as error:  # Fabric raises many kinds for what it cannot give
         raise ConfigError(
@@ -213,12 +224,22 @@ def _fabric(config: RunConfig) -> "Fabric":
     return fabric
 
 
+def _built(config: RunConfig, data: Data) -> nn.Module:
+    return build(config.model, **{"in_channels": data.channels, "classes": data.classes} | config.model_args)
+
+
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """The summary of a finished run of this very configuration, or `None` if there is none yet."""
-    if (folder / CONFIG).is_file() and asdict(read_config(folder)) != asdict(config):
-        raise TrainingError(
-            f"'{folder}' holds another run: its {CONFIG} differs from what is asked. Choose another, or delete it."
-        )
-    if not (folder / SUMMARY).is_file():
+    if (folder / CONFIG).is_file():
+        there, asked = asdict(read_config(folder)), asdict(config)
+        differs = [key for key in asked if key != "out" and there[key] != asked[key]]  # a folder may be moved
+        if differs:
+            raise TrainingError(
+                f"'{folder}' holds another run: {', '.join(differs)} differ. Choose another, or delete it."
+            )
+    if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
         return None
-    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json(folder / SUMMARY)
+    if not isinstance(summary, dict) or not summary.keys() >= {"accuracy", "stored", "stored_before", "config"}:
+        raise FileError(f"'{folder / SUMMARY}' is damaged. Delete it, and train again: what is done is not repeated.")
+    return summary

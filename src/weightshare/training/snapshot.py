@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightshare.errors import FileError
+from weightshare.errors import FileError, TrainingError
 from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 
@@ -53,21 +53,29 @@ def write_snapshot(
     archive.write(path, tensors, {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()}, content)
 
 
-def read_snapshot(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def read_snapshot(
+    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]
+) -> dict[str, Any]:
     """Put a model, an optimizer and the random generators where a run was.
 
     Args:
         path: A file of `write_snapshot`.
         model: Shared as it was when the file was written.
         optimizer: Made for that model.
+        run: What `progress["run"]` has to be; nothing is changed if it is not.
 
     Returns:
         The `progress` that was written.
 
     Raises:
+        TrainingError: If the file belongs to another run; what differs is named.
         FileError: If the file is damaged, or the model or the optimizer is not the one that it was written for.
     """
     held = archive.read(path, KIND)
+    written = held.content["progress"]["run"]
+    if written != run:
+        differs = ", ".join(sorted(key for key in run if written.get(key) != run[key]))
+        raise TrainingError(f"'{path}' belongs to another run: {differs} differ. Choose another folder, or delete it.")
     owned, aliases = owners(model)
     if {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()} != held.aliases:
         raise FileError(f"'{path}' was written for a model that shares otherwise: apply the same plan before resuming.")

@@ -67,6 +67,38 @@ def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
     assert "by folding: 0.0e+00" in text
 
 
+def test_options_change_what_they_name_and_leave_the_rest_of_the_file(capsys, tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "model: convmixer:16/4/2/3\nmodel_args: {classes: 7}\n"
+        "share: [{slots: [0, 0, 1, 1], fuse: mean, where: 'blocks.*.pointwise'}]\n"
+    )
+    options = ["--config", str(tmp_path / "run.yaml"), "--rate", "4", "--model-arg", "dropout=0.2"]
+    assert call("plan", *options, "--json", str(tmp_path / "plan.json")) == 0
+    plan = Plan.from_json((tmp_path / "plan.json").read_text())
+    assert repr(plan.spec) == "Tie(rate=4, fuse=mean)"
+    assert plan.where == "'blocks.*.pointwise'"
+    capsys.readouterr()
+    assert call("report", "convmixer:16/4/2/3", "--model-arg", "classes=7", "--json", str(tmp_path / "r.json")) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["stored"] == plan.stored_before
+
+
+def test_several_entries_are_not_changed_by_options(capsys, tmp_path):
+    (tmp_path / "run.yaml").write_text("model: convmixer:16/4/2/3\nshare: [{rate: 2}, {rate: 4}]\n")
+    assert call("plan", "--config", str(tmp_path / "run.yaml"), "--rate", "3") == 1
+    assert "has several" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_by_its_directory_alone(capsys, tmp_path):
+    out = str(tmp_path / "run")
+    assert call("train", "convmixer:16/4/2/3", "--rate", "2", "--epochs", "1", "--device", "cpu", "--out", out) == 0
+    (tmp_path / "run" / "model.safetensors").unlink()
+    capsys.readouterr()
+    assert call("report", out) == 1
+    assert f"weightshare train --out {out}" in capsys.readouterr().err
+    assert call("train", "--out", out) == 0
+    assert call("report", out) == 0
+
+
 def test_report_takes_a_model_by_name(capsys):
     assert call("report", "convmixer:16/4/2/3") == 0
     assert "stored" in capsys.readouterr().out
@@ -85,6 +117,8 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3", "--slots", "0,x"), "need numbers"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "oops"), "need KEY=VALUE"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "stride=3"), "stride"),
+        (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "dropout=5"), "dropout"),
+        (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "classes=["), "--model-arg 'classes=['"),
         (("train", "convmixer:16/4/2/3", "--data", "imagenet"), "data='imagenet' is not known"),
         (("report", "no-such-run"), "is no run directory"),
         (("fold", "no-such-run"), "is no run directory"),

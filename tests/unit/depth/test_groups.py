@@ -77,7 +77,7 @@ def test_the_first_block_of_a_residual_stage_is_left_out() -> None:
         f"{stage}.0.{name}.weight" for stage in (0, 1) for name in ("conv1", "conv2", "shortcut")
     }
     assert {left.reason for left in plan.left_out} == {
-        "in no repeated block: no sibling has the same parameter names and shapes"
+        f"block '{stage}.0' differs from its siblings in parameter names, shapes or module types" for stage in (0, 1)
     }
 
 

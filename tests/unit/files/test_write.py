@@ -152,3 +152,39 @@ def test_text_and_json_are_written_whole(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "t").read_text(encoding="utf-8") == "×"
     assert (tmp_path / "a" / "j").read_text().split() == ["{", '"b":', "1,", '"a":', "[", "2", "]", "}"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["j", "t"]
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    """A FIFO stands for every file that is no regular one: replacing /dev/null would harm the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="a folder or a device"):
+        ws.save(nn.Linear(2, 3), tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "real" / "target.json")
+    atomic.write_json(tmp_path / "link.json", [1])
+    assert (tmp_path / "link.json").is_symlink()
+    assert atomic.read_json(tmp_path / "real" / "target.json") == [1]
+
+
+def test_files_have_the_usual_mode_and_keep_one_that_was_set(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        ws.save(nn.Linear(2, 3), tmp_path / "m.safetensors")
+        assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o640
+        (tmp_path / "m.safetensors").chmod(0o664)
+        ws.save(nn.Linear(2, 3), tmp_path / "m.safetensors")
+        assert (tmp_path / "m.safetensors").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(mask)
+
+
+@pytest.mark.parametrize("path", ["", ".", None, 3, b"x", "a\0b"])
+def test_what_is_no_file_name_is_refused(path: object) -> None:
+    with pytest.raises(FileError):
+        ws.save(nn.Linear(2, 3), path)
+    with pytest.raises(FileError):
+        ws.load(path, nn.Linear(2, 3))

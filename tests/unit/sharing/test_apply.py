@@ -215,6 +215,6 @@ def test_a_plan_is_applied_once() -> None:
     model, _ = chain()
     plan = ws.share_(model, ws.Tie(rate=2))
     before = state(model)
-    with pytest.raises(AlreadyShared, match="unshare_ it before"):
+    with pytest.raises(AlreadyShared, match="give it one of its own before"):
         plan.apply_(model)
     assert state(model) == before

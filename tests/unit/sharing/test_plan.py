@@ -85,10 +85,17 @@ def test_it_prints_groups_counts_and_what_was_left_out() -> None:
     text = str(ws.plan(model, ws.Tie(rate=2, order=ws.strided), ["*.fc1.weight", "0.1.weight"]))
     assert text.startswith("Tie(rate=2, order=strided) where ['*.fc1.weight', '0.1.weight']")
     lines = [line.split() for line in text.splitlines()]
-    assert ["0.0.*.fc1.weight", "3×5", "4", "2", "0", "1", "0", "1", "60", "30"] in lines
-    assert ["2.0.*.fc1.weight", "3×11", "2", "1", "0", "0", "66", "33"] in lines
+    assert ["0.0.*.fc1.weight", "3×5", "0–3", "2", "0", "1", "0", "1", "60", "30"] in lines
+    assert ["2.0.*.fc1.weight", "3×11", "0–1", "1", "0", "0", "66", "33"] in lines
     assert "Left out, 1: 0.1.weight: in no repeated block" in text
     assert "bytes in memory before" in text
+
+
+def test_a_group_without_its_first_block_says_which_layers_it_has() -> None:
+    first, block = torch.nn.Linear(3, 5), lambda: torch.nn.Linear(3, 3)
+    text = str(ws.plan(torch.nn.Sequential(first, block(), block(), block()), ws.Tie(rate=2), "*.weight"))
+    assert "1–3" in text
+    assert "Left out, 1: 0.weight: block '0' differs from its siblings" in text
 
 
 def test_lines_are_not_wider_than_a_page() -> None:

@@ -3,18 +3,18 @@
 from torch import nn
 
 from tests.zoo import buffers, chain, layer_used_twice, parameter_list, shortcuts, stages
-from weightshare.surgery.blocks import places
+from weightshare.surgery.blocks import Place, places
 from weightshare.surgery.sites import sites
 
 
 def roles(model: nn.Module) -> dict[str, str | None]:
-    return {path: place and place.role for path, place in places(sites(model)).items()}
+    return {path: place.role if isinstance(place, Place) else None for path, place in places(sites(model)).items()}
 
 
 def test_a_path_is_split_at_its_block() -> None:
     model, _ = chain()
     place = places(sites(model))["blocks.3.fc1.weight"]
-    assert place is not None
+    assert isinstance(place, Place)
     assert (place.before, place.index, place.after) == ("blocks", 3, "fc1.weight")
 
 
@@ -48,15 +48,15 @@ def test_conv_and_norm_of_one_width_in_a_flat_list_are_two_roles() -> None:
     model, _ = buffers()
     found = places(sites(model))
     conv, norm = found["0.bias"], found["1.bias"]
-    assert conv is not None
-    assert norm is not None
+    assert isinstance(conv, Place)
+    assert isinstance(norm, Place)
     assert (conv.role, conv.after) == (norm.role, norm.after)
     assert conv.kind != norm.kind
 
 
 def test_modules_of_equal_shapes_and_other_types_are_two_roles() -> None:
     model = nn.Sequential(*(kind(7) for _ in range(3) for kind in (nn.LayerNorm, nn.BatchNorm1d)))
-    kinds = {place.kind for place in places(sites(model)).values() if place}
+    kinds = {place.kind for place in places(sites(model)).values() if isinstance(place, Place)}
     assert len(kinds) == 2
 
 
@@ -69,6 +69,20 @@ def test_a_first_block_with_a_shortcut_is_no_sibling() -> None:
     assert found["1.2.conv1.weight"] == "1.*.conv1.weight"
 
 
+def test_the_parts_of_an_outlier_are_not_taken_for_blocks() -> None:
+    """A first block with a table of its own: its query and key are parts of one block, not two layers."""
+
+    def block(extra: int) -> nn.Module:
+        return nn.ModuleDict(
+            {"heads": nn.ModuleList([nn.Linear(3, 3) for _ in range(4)]), "table": nn.Linear(2, extra)}
+        )
+
+    model = nn.ModuleList([block(5), block(7), block(7)])
+    found = places(sites(model))
+    assert found["0.heads.0.weight"] == "block '0' differs from its siblings in parameter names, shapes or module types"
+    assert roles(model)["1.heads.0.weight"] == "*.heads.0.weight"
+
+
 def test_entries_of_a_parameter_list_are_blocks() -> None:
     model, _ = parameter_list()
     assert set(roles(model).values()) == {"matrices.*"}
@@ -77,10 +91,12 @@ def test_entries_of_a_parameter_list_are_blocks() -> None:
 def test_a_layer_used_twice_has_the_place_of_its_first_name() -> None:
     model, _ = layer_used_twice()
     place = places(sites(model))["1.weight"]
-    assert place is not None
+    assert isinstance(place, Place)
     assert place.index == 1
 
 
 def test_numbers_of_blocks_are_read_as_numbers() -> None:
     model, _ = chain(depth=11)
-    assert [p.index for p in places(sites(model)).values() if p and p.after == "fc1.bias"] == list(range(11))
+    assert [p.index for p in places(sites(model)).values() if isinstance(p, Place) and p.after == "fc1.bias"] == list(
+        range(11)
+    )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests.zoo import buffers, chain, half, tied_embedding, used_twice
+from weightshare.errors import SpecError
 from weightshare.surgery.count import Counts, count, macs
 
 
@@ -74,6 +75,6 @@ def test_training_flags_and_statistics_are_as_before() -> None:
 
 def test_training_flags_are_restored_when_the_model_fails() -> None:
     model, _, flags = mixed_flags()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(SpecError, match="Sequential cannot run on the example input"):
         macs(model, torch.zeros(3, 11, 5, 2))
     assert [module.training for module in model.modules()] == flags

@@ -135,8 +135,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(d
 def test_a_model_that_does_not_fit_the_data_is_named(digits, cpu):
     with pytest.raises(TrainingError, match=r"ConvMixer cannot run on images of shape \(2, 1, 8, 8\)"):
         fit(convmixer(16, 2, 2, 3, classes=10, in_channels=3), digits, SHORT, fabric=cpu)
-    with pytest.raises(TrainingError, match=r"gives \(2, 7\) for 2 images, need \(2, 10\)"):
+    with pytest.raises(TrainingError, match=r"gives \(2, 7\) for 2 images, need a tensor \(2, 10\)"):
         fit(convmixer(16, 2, 2, 3, classes=7, in_channels=1), digits, SHORT, fabric=cpu)
+
+
+def test_a_model_that_gives_no_tensor_is_named(digits, cpu):
+    class Dictionary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = convmixer(16, 2, 2, 3, classes=10, in_channels=1)
+
+        def forward(self, x):
+            return {"logits": self.net(x)}
+
+    with pytest.raises(TrainingError, match="Dictionary gives dict for 2 images"):
+        fit(Dictionary(), digits, SHORT, fabric=cpu)
+
+
+def test_a_checkpoint_of_another_run_does_not_change_the_model(digits, cpu, tmp_path):
+    fit(network(), digits, replace(SHORT, epochs=1), folder=tmp_path, fabric=cpu)
+    model = network()
+    before = state(model)
+    with pytest.raises(TrainingError, match="another run"):
+        fit(model, digits, replace(SHORT, epochs=2), folder=tmp_path, fabric=cpu)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_ties_that_have_come_undone_are_refused(digits, cpu):

@@ -3,12 +3,13 @@
 from dataclasses import replace
 import json
 import re
+import shutil
 
 import pytest
 from safetensors import safe_open
 import torch
 
-from weightshare.errors import ConfigError, TrainingError
+from weightshare.errors import ConfigError, SharingError, TrainingError
 from weightshare.files.checkpoint import load, tensors
 from weightshare.models import build
 from weightshare.training.recipe import Recipe, RunConfig, Share
@@ -124,6 +125,41 @@ def test_what_is_no_finished_run_says_so(tmp_path):
         trained(tmp_path)
     with pytest.raises(TrainingError, match="not finished"):
         rewrite_page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["summary.json", "metrics.jsonl", "environment.json", "config.yaml", "model.safetensors"]
+)
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[1", b"\xff\xfe", None], ids=["empty", "{}", "cut", "no text", "deleted"]
+)
+def test_a_damaged_directory_is_said_to_be(finished, tmp_path, name, content):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(SharingError, match=rf"{name}|not finished|not match|model|damaged"):
+        rewrite_page(folder)
+
+
+def test_the_page_does_not_trust_a_plan_beside_the_model(finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / "plan.json").unlink()
+    rewrite_page(folder)
+    assert "Nothing: every layer" not in (folder / "report.html").read_text()
+
+
+def test_a_run_directory_may_be_moved(finished, tmp_path):
+    folder, summary = finished
+    shutil.copytree(folder, tmp_path / "moved")
+    assert run(config(tmp_path / "moved")) == summary
+
+
+def test_options_of_the_model_win_over_those_of_the_data(tmp_path):
+    with pytest.raises(TrainingError, match=r"gives \(2, 7\)"):
+        run(config(tmp_path, model_args={"classes": 7}))
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path):
