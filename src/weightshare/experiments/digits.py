@@ -14,12 +14,11 @@ from weightshare._table import render
 from weightshare.analysis.page import Section, Tile, plan_sections, render_page
 from weightshare.analysis.pictures import draw_curves, svg
 from weightshare.experiments.results import Result
-from weightshare.files.atomic import write_text
+from weightshare.files.atomic import read_json, write_text
 from weightshare.planning import Plan
 from weightshare.training.data import load_data
-from weightshare.training.environment import environment
 from weightshare.training.recipe import Recipe, RunConfig, Share
-from weightshare.training.run import MODEL, prepared, read_history, run
+from weightshare.training.run import ENVIRONMENT, MODEL, prepared, read_history, run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +57,8 @@ def demo(
             folder = out / f"{name}-seed{seed}"
             summaries[name].append(run(config(out, name, seed, recipe), label=f"{name}, seed {seed}"))
             folders[name].append(folder)
-    results = [_result(name, seeds, summaries[name], summaries["unshared"]) for name in ROWS]
+    machine = read_json(folders["unshared"][0] / ENVIRONMENT)  # of the run, which may be older than this call
+    results = [_result(name, seeds, summaries[name], summaries["unshared"], machine) for name in ROWS]
     for result in results:
         result.write(out / "results")
     echo(f"\n{table(results)}\n")
@@ -132,7 +132,11 @@ def config(out: Path, name: str, seed: int, recipe: Recipe) -> RunConfig:
 
 
 def _result(
-    name: str, seeds: Sequence[int], summaries: Sequence[dict[str, Any]], started_from: Sequence[dict[str, Any]]
+    name: str,
+    seeds: Sequence[int],
+    summaries: Sequence[dict[str, Any]],
+    started_from: Sequence[dict[str, Any]],
+    machine: dict[str, Any],
 ) -> Result:
     first = summaries[0]
     own = [summary["training_seconds"] for summary in summaries]
@@ -145,7 +149,7 @@ def _result(
         values=[summary["accuracy"] for summary in summaries],
         seeds=list(seeds),
         config={key: value for key, value in first["config"].items() if key not in ("seed", "out", "init")},
-        environment=environment(),
+        environment=machine,
         seconds=[here + there for here, there in zip(own, earlier, strict=True)],
         numbers={
             "stored": first["stored"],

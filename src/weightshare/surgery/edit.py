@@ -19,6 +19,7 @@ class Transaction:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._undo: list[Callable[[], None]] = []
+        self._reduced = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
 
     def put(self, path: str, tensor: nn.Parameter) -> None:
         """Register a parameter under an existing path, in place of the one that is there.
@@ -27,7 +28,7 @@ class Transaction:
             path: Full path of a parameter.
             tensor: The parameter to read there from now on; the object itself, so that other paths may hold it too.
         """
-        if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in self.model.modules()):
+        if self._reduced:
             raise ModelChanged(
                 "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that "
                 "it was made with: share first, wrap then."
