@@ -36,7 +36,7 @@ def twin(model: Network, reads: tuple[int, ...], fuse: str) -> tuple[dict[str, T
     return {name: tensor.detach().clone().requires_grad_() for name, tensor in outer}, slots
 
 
-def compare(model: Network, reads: tuple[int, ...], ends: dict[str, Tensor], slots: dict[str, list[Tensor]]) -> None:
+def check_equal(model: Network, reads: tuple[int, ...], ends: dict[str, Tensor], slots: dict[str, list[Tensor]]) -> None:
     """Outputs, and gradients of the input and of every tensor, once for each slot."""
     x, y = example().requires_grad_(), example().requires_grad_()
     out, expected = model(x), by_hand(y, ends, slots, reads)
@@ -61,7 +61,7 @@ def test_forward_and_gradients(order: str, spread: str, fuse: str) -> None:
     ends, slots = twin(model, reads, fuse)
     plan = ws.share_(model, spec(order, spread, fuse))
     assert {group.assignment for group in plan.groups} == {ws.Assignment.of(reads)}
-    compare(model, reads, ends, slots)
+    check_equal(model, reads, ends, slots)
 
 
 @pytest.mark.parametrize("fuse", FUSIONS)
@@ -70,7 +70,7 @@ def test_forward_and_gradients_of_a_list(reads: tuple[int, ...], fuse: str) -> N
     model = network()
     ends, slots = twin(model, reads, fuse)
     ws.share_(model, ws.Tie(slots=reads, fuse=FUSIONS[fuse]))
-    compare(model, reads, ends, slots)
+    check_equal(model, reads, ends, slots)
 
 
 def test_three_steps_of_training_stay_together() -> None:

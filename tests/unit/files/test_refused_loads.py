@@ -14,7 +14,7 @@ from weightshare.errors import FileError
 from weightshare.files import archive
 
 
-def refused(path: Path, model: nn.Module, message: str) -> None:
+def check_refused(path: Path, model: nn.Module, message: str) -> None:
     before = state(model)
     with pytest.raises(FileError, match=message):
         ws.load(path, model)
@@ -60,14 +60,14 @@ def meta() -> nn.Module:
     ],
 )
 def test_another_structure(make: Callable[[], nn.Module], message: str, shared: Path) -> None:
-    refused(shared, make(), message)
+    check_refused(shared, make(), message)
 
 
 def test_a_buffer_of_another_shape(tmp_path: Path) -> None:
     model = buffers().model
     ws.save(model, tmp_path / "m.safetensors")
     model[7].running_mean = torch.zeros(11)
-    refused(tmp_path / "m.safetensors", model, r"'7\.running_mean' in .* is \(7,\)")
+    check_refused(tmp_path / "m.safetensors", model, r"'7\.running_mean' in .* is \(7,\)")
 
 
 def test_a_model_that_ties_what_the_file_holds_as_different_numbers(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_model_that_ties_what_the_file_holds_as_different_numbers(tmp_path: Pa
     model, _ = chain()
     ws.share_(model, ws.Tie(rate=2), "*.fc1.weight")
     message = r"ties 'blocks\.1\.fc1\.weight' to 'blocks\.0\.fc1\.weight', .* stores them apart"
-    refused(tmp_path / "m.safetensors", model, message)
+    check_refused(tmp_path / "m.safetensors", model, message)
 
 
 def test_a_model_with_a_tied_head_and_a_file_without(tmp_path: Path) -> None:
     untied = tied_embedding().model
     untied.head.weight = nn.Parameter(torch.randn(13, 5))
     ws.save(untied, tmp_path / "m.safetensors")
-    refused(tmp_path / "m.safetensors", tied_embedding().model, r"ties 'head\.weight' to 'embed\.weight'")
+    check_refused(tmp_path / "m.safetensors", tied_embedding().model, r"ties 'head\.weight' to 'embed\.weight'")
 
 
 def test_a_model_that_ties_what_the_file_stores_apart_is_refused_though_the_numbers_agree(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_model_that_ties_what_the_file_stores_apart_is_refused_though_the_numb
     plain = ws.fold(model)
     ws.unshare_(model)
     ws.save(model, tmp_path / "m.safetensors")
-    refused(tmp_path / "m.safetensors", plain, "stores them apart")
+    check_refused(tmp_path / "m.safetensors", plain, "stores them apart")
 
 
 def plans_of(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -116,7 +116,7 @@ def plans_of(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]
 def test_a_well_made_file_with_a_plan_that_does_not_fit(plans: object, tmp_path: Path) -> None:
     model, _ = chain()
     archive.write(tmp_path / "m.safetensors", *plans_of(model), {"kind": "model", "plans": plans})
-    refused(tmp_path / "m.safetensors", model, "m.safetensors")
+    check_refused(tmp_path / "m.safetensors", model, "m.safetensors")
 
 
 def test_an_alias_that_the_model_cannot_have(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_alias_that_the_model_cannot_have(tmp_path: Path) -> None:
     tensors, _ = plans_of(model)
     del tensors["head.bias"]
     archive.write(tmp_path / "m.safetensors", tensors, {"head.bias": "stem.bias"}, {"kind": "model", "plans": []})
-    refused(tmp_path / "m.safetensors", model, r"'head\.bias' in .* is \(5,\)")
+    check_refused(tmp_path / "m.safetensors", model, r"'head\.bias' in .* is \(5,\)")
 
 
 def test_an_interruption_changes_nothing(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def fails(old: Path, error: type[BaseException], message: str | None = None) -> None:
+def check_fails(old: Path, error: type[BaseException], message: str | None = None) -> None:
     """Saving raises, the old file is as it was and nothing else lies about."""
     before = old.read_bytes()
     with pytest.raises(error, match=message):
@@ -37,7 +37,7 @@ def test_a_full_disk_when_renaming(old: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(atomic.os, "replace", full)
-    fails(old, FileError, "Cannot write .*No space left on device. What was there is unchanged")
+    check_fails(old, FileError, "Cannot write .*No space left on device. What was there is unchanged")
 
 
 @pytest.mark.parametrize("error", [SafetensorError("I/O error"), OSError(errno.EIO, "I/O error")])
@@ -47,7 +47,7 @@ def test_a_full_disk_when_writing(error: Exception, old: Path, monkeypatch: pyte
         raise error
 
     monkeypatch.setattr("safetensors.torch.save_file", half_written)
-    fails(old, FileError, "I/O error")
+    check_fails(old, FileError, "I/O error")
 
 
 def test_an_interruption_when_writing(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_an_interruption_when_writing(old: Path, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr("safetensors.torch.save_file", interrupted)
-    fails(old, KeyboardInterrupt)
+    check_fails(old, KeyboardInterrupt)
 
 
 def test_a_disk_that_does_not_sync(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_a_disk_that_does_not_sync(old: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(atomic.os, "fsync", broken)
-    fails(old, FileError, "Cannot write")
+    check_fails(old, FileError, "Cannot write")
 
 
 def test_the_file_is_synced_before_it_is_renamed(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
