@@ -1,6 +1,7 @@
 """The command line: text in, text out. What it does is done by `training`, `experiments` and the verbs."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 import os
 from pathlib import Path
 import sys
@@ -18,7 +19,6 @@ from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
 
 app = typer.Typer(
-    help="Weight sharing for any PyTorch network: plan, train, report, fold.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,6 +35,21 @@ Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back
 Fuse = Annotated[str | None, typer.Option(help="first, mean or weighted_mean.")]
 Weights = Annotated[str | None, typer.Option(help="Of weighted_mean: one for each layer, such as 1,0.5,1,0.5.")]
 Where = Annotated[list[str] | None, typer.Option(help="Glob on parameter or module paths; may be repeated.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"weightshare {version('weightshare')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Weight sharing for any PyTorch network: plan, train, report, fold."""
 
 
 @app.command()

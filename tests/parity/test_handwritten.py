@@ -36,7 +36,9 @@ def twin(model: Network, reads: tuple[int, ...], fuse: str) -> tuple[dict[str, T
     return {name: tensor.detach().clone().requires_grad_() for name, tensor in outer}, slots
 
 
-def check_equal(model: Network, reads: tuple[int, ...], ends: dict[str, Tensor], slots: dict[str, list[Tensor]]) -> None:
+def check_equal(
+    model: Network, reads: tuple[int, ...], ends: dict[str, Tensor], slots: dict[str, list[Tensor]]
+) -> None:
     """Outputs, and gradients of the input and of every tensor, once for each slot."""
     x, y = example().requires_grad_(), example().requires_grad_()
     out, expected = model(x), by_hand(y, ends, slots, reads)

@@ -99,6 +99,13 @@ def test_a_run_goes_on_by_its_directory_alone(capsys, tmp_path):
     assert call("report", out) == 0
 
 
+def test_the_version_is_that_of_the_package(capsys):
+    import weightshare
+
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"weightshare {weightshare.__version__}\n"
+
+
 def test_report_takes_a_model_by_name(capsys):
     assert call("report", "convmixer:16/4/2/3") == 0
     assert "stored" in capsys.readouterr().out
