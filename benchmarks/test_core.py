@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import weightshare as ws
-from weightshare.models.build import import_timm
+from weightshare.models.by_name import import_timm
 
 
 def paired(ours, rival, rounds):

@@ -13,7 +13,7 @@ from weightshare.analysis.report import report as report_on
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
 from weightshare.files.checkpoint import save
-from weightshare.models.build import build
+from weightshare.models.by_name import build
 from weightshare.training.recipe import RunConfig, Share, read_yaml, strict
 from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
@@ -206,9 +206,10 @@ def _over(base: Any, given: dict[str, Any] | None) -> list[dict[str, Any]] | Non
         return [given]
     if not isinstance(base, list) or len(base) != 1 or not isinstance(base[0], dict):
         raise ConfigError("The options change one entry of 'share', the configuration has several: edit the file.")
-    other = {"rate": "slots", "slots": "rate"}
-    kept = {key: value for key, value in base[0].items() if other.get(key) not in given}
-    return [{**kept, **given}]
+    # What an option makes meaningless goes with what it replaces.
+    replaces = {"rate": {"slots"}, "slots": {"rate", "order", "order_seed", "spread"}, "fuse": {"weights"}}
+    dropped = set[str]().union(*(replaces.get(key, set()) for key in given))
+    return [{key: value for key, value in base[0].items() if key not in dropped} | given]
 
 
 def _share(

@@ -75,8 +75,10 @@ class Plan:
 
         Raises:
             ModelChanged: If names, shapes, dtypes or ties are not those that were planned for.
+            AlreadyShared: If a weight is one parameter with another one already, or lies in the same memory.
             ShapeMismatch: If weights of one slot lie on different devices, or some of them are frozen.
-            SpecError: If a weight is on the meta device. In every case the model is bit for bit as it was.
+            SpecError: If a weight is on the meta device or cannot be written, or a fusion gives what no slot can hold.
+                In every case the model is bit for bit as it was.
         """
         model = sites.plain(model)
         self._expect(model)
@@ -126,6 +128,12 @@ class Plan:
                     raise SpecError(
                         f"'{path}' is on the meta device and has no numbers: load the model first, then apply."
                     )
+        shared_memory = edit.overlap({path: found[path].tensor for group in self.groups for path in group.items})
+        if shared_memory:
+            raise AlreadyShared(
+                "'{}' and '{}' are different parameters in the same memory: writing one would change the other. Give "
+                "each memory of its own, such as tensor.clone(), or make them one parameter.".format(*shared_memory)
+            )
         stored = counting.count(model).stored
         if signature(tuple(found.values())) != self.signature or stored != self.stored_before:
             raise ModelChanged(

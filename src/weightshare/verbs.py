@@ -19,7 +19,7 @@ from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
-from weightshare.surgery.sites import plain, sites
+from weightshare.surgery.sites import plain, sites, unwrapped
 
 
 def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
@@ -81,7 +81,18 @@ def unshare_(model: nn.Module) -> None:
     The first reader keeps the slot's parameter object; an optimizer needs the new ones (`check` says which).
 
     Args:
-        model: A model that `share_` or `Plan.apply_` changed; a model without plans is left as it is.
+        model: A model that `share_` or `Plan.apply_` changed, and not a part of it, since the plan is kept where it was
+            applied; a model without plans is left as it is.
+
+    Raises:
+        ModelChanged: If a path that a plan shares is gone. The model is then as it was.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
+        >>> _ = share_(net, Tie(rate=2))
+        >>> unshare_(net)
+        >>> net[0].weight is net[1].weight, torch.equal(net[0].weight, net[1].weight)
+        (False, True)
     """
     model = plain(model)
     with edit.transaction(model) as edits:
@@ -102,6 +113,13 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
 
     Raises:
         ModelChanged: If copies differ, or a path is gone. The model is then as it was.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
+        >>> _ = share_(net, Tie(rate=2), where="*.weight")
+        >>> _ = net.load_state_dict({k: v.clone() for k, v in net.state_dict().items()}, assign=True)
+        >>> retie_(net)
+        ['1.weight']
     """
     model = plain(model)
     with edit.transaction(model) as edits:
@@ -121,9 +139,16 @@ def fold(model: nn.Module) -> nn.Module:
         A deep copy without plans, its ties intact.
 
     Raises:
-        ModelChanged: If ties have come undone; call `retie_` first.
+        ModelChanged: If ties have come undone (call `retie_` first), or torch cannot copy the model.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
+        >>> _ = share_(net, Tie(rate=2))
+        >>> small = fold(net)
+        >>> small[0].weight is small[1].weight, type(small).__module__
+        (True, 'torch.nn.modules.container')
     """
-    model = plain(model)
+    model = unwrapped(model)
     refuse_untied(model)
     try:
         folded = copy.deepcopy(model)

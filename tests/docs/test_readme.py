@@ -9,7 +9,7 @@ import pytest
 from weightshare.cli import main
 from weightshare.experiments import digits
 from weightshare.experiments.results import Result
-from weightshare.models.build import import_timm
+from weightshare.models.by_name import import_timm
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 
 ROOT = Path(__file__).resolve().parents[2]

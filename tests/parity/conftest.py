@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from weightshare.models.build import import_timm
+from weightshare.models.by_name import import_timm
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,13 @@ def test_a_rate_above_the_depth(rate: float) -> None:
 
 
 def test_a_rate_above_the_depth_of_one_group_only() -> None:
-    refused(stages, SpecError, r"'2\.0\.\*\..*the group has 2 layers", rate=3)
+    refused(stages, SpecError, r"'2\.0\.\*\..*the group has 2 layers", "*", rate=3)
+
+
+def test_a_group_that_nobody_named_and_that_does_not_fit_is_left_out() -> None:
+    plan = ws.plan(stages().model, ws.Tie(rate=3))
+    assert {group.name.partition("*")[0] for group in plan.groups} == {"0.0.", "1.0."}
+    assert any("the group has 2 layers" in left.reason for left in plan.left_out)
 
 
 @pytest.mark.parametrize("slots", [[0], [0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2, 3]])
@@ -99,9 +105,52 @@ def test_a_layer_of_another_shape_counts_no_layer() -> None:
 
 
 def test_an_embedding_tied_to_a_head() -> None:
-    message = r"'embed\.weight': already one parameter with 'head\.weight'"
-    refused(tied_embedding, SharingError, message, "embed", rate=2)
-    refused(tied_embedding, SharingError, message, "head", rate=2)
+    message = r"Cannot tie 'embed\.weight': it is already one parameter with 'head\.weight'"
+    refused(tied_embedding, AlreadyShared, message, "embed", rate=2)
+    refused(tied_embedding, AlreadyShared, message, ["layers", "head"], rate=2)
+
+
+def test_an_embedding_that_nobody_named_is_left_out() -> None:
+    plan = ws.plan(tied_embedding().model, ws.Tie(rate=2))
+    reasons = {left.path: left.reason for left in plan.left_out}
+    assert reasons["embed.weight"] == "already one parameter with 'head.weight'"
+
+
+def dead() -> Case:
+    with torch.inference_mode():
+        return Case(*chain())
+
+
+def expanded() -> Case:
+    case = chain()
+    for block in case.model.blocks:
+        block.fc2.bias = nn.Parameter(torch.randn(1).expand(5))
+    return case
+
+
+@pytest.mark.parametrize("make", [dead, expanded])
+def test_tensors_that_cannot_be_written(make: Make) -> None:
+    """The edits before the one that fails are undone."""
+    refused(make, SpecError, "cannot be written in place", rate=2, fuse=ws.mean)
+
+
+def one_memory() -> Case:
+    case = chain()
+    for block in case.model.blocks[1:]:
+        block.fc1.weight.data = case.model.blocks[0].fc1.weight.data
+    return case
+
+
+def test_different_parameters_in_the_same_memory() -> None:
+    refused(one_memory, AlreadyShared, "different parameters in the same memory", rate=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+def test_a_weight_that_is_made_from_a_buffer_too() -> None:
+    model = nn.Sequential(*(nn.utils.spectral_norm(nn.Linear(3, 3)) for _ in range(4)))
+    plan = ws.plan(model, ws.Tie(rate=2))
+    assert [group.name for group in plan.groups] == ["*.bias"]
+    assert "made from a buffer too (weight_u)" in plan.left_out[0].reason
 
 
 @pytest.mark.parametrize("where", ["*", "1", "4.bias"])

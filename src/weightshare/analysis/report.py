@@ -10,7 +10,7 @@ from weightshare._table import render, run_text, shape_text
 from weightshare.planning import applied_plans
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
-from weightshare.surgery.sites import plain, sites
+from weightshare.surgery.sites import sites, unwrapped
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
 
     Raises:
         SpecError: If the model has no parameters, lies on the meta device, or cannot run on the example input.
+        ModelChanged: If a path that a plan shares is gone.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
@@ -121,7 +122,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         >>> numbers.stored, numbers.logical, numbers.macs
         (24, 48, 36)
     """
-    model = plain(model)
+    model = unwrapped(model)
     groups, planned = [], set[str]()
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)

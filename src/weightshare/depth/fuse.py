@@ -110,7 +110,11 @@ def weighted_mean(weights: Sequence[float | int]) -> WeightedMean:
     Raises:
         SpecError: If there is no weight, or one is not finite; when fusing, if their number is not the group's depth.
 
-    Source: Lin 2022, section 3.2 and supplement B ("scalar weighted mean"), with fixed weights.
+    Source: Lin 2022, section 3.2 and supplement B ("scalar weighted mean"). Differs: weights are given, not learned.
+
+    Example:
+        >>> weighted_mean([1, 0.5, 1, 0.5])
+        weighted_mean(weights=(1.0, 0.5, 1.0, 0.5))
     """
     try:
         return WeightedMean(tuple(float(weight) for weight in weights))

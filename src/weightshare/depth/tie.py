@@ -41,7 +41,8 @@ class Tie(Spec):
     Raises:
         SpecError: If a value is out of range, or both `rate` and `slots` are given, or neither.
 
-    Source: Lin 2022, section 3. Differs: nothing.
+    Source: Lin 2022, section 3. Differs: nothing from the paper, which shares isotropic blocks only. Blocks of one list
+    that differ in structure (a gate in every second one) form groups of their own.
 
     Example:
         >>> Tie(rate=2)
@@ -88,7 +89,8 @@ class Tie(Spec):
         Raises:
             AlreadyShared: If a site that the pattern names is already one parameter with another path.
             ShapeMismatch: If one list of slots would tie sites of different shape or dtype, or a frozen one to others.
-            SpecError: If the rate is above a group's depth, or the list of slots is not as long as it.
+            SpecError: If the rate is above a group's depth, or the list of slots is not as long as it. Where nobody
+                named that group, it is left out, and this is raised only if no other group is left.
         """
         found = places(model_sites)
         left_out: list[LeftOut] = []
@@ -97,21 +99,18 @@ class Tie(Spec):
             place = found[site.path]
             shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
             buffered = _buffered_parametrization(site)
-            if isinstance(place, str):
-                left_out.append(LeftOut(site.path, f"{shared}, and {place}" if shared else place))
-            elif buffered:
-                left_out.append(LeftOut(site.path, buffered))
-            elif shared and explicit:
+            if shared and explicit:
                 raise AlreadyShared(
                     f"Cannot tie '{site.path}': it is {shared}. Leave it out of the pattern, or give it a parameter of "
                     "its own first (unshare_ does, where a plan tied it)."
                 )
-            elif shared:
-                left_out.append(LeftOut(site.path, shared))
+            if shared or buffered or isinstance(place, str):
+                left_out.append(LeftOut(site.path, shared or buffered or str(place)))
             else:
                 roles[place.before, place.after, site.shape, site.dtype, place.kind].append((place, site))
         self._refuse_mixed(list(roles.values()))
-        groups = []
+        groups: list[Group] = []
+        unfit: list[SpecError] = []
         for members in roles.values():
             if len(members) == 1:
                 _, site = members[0]
@@ -120,7 +119,15 @@ class Tie(Spec):
                 )
                 left_out.append(LeftOut(site.path, reason))
             else:
-                groups.append(self._assigned(sorted(members, key=lambda member: member[0].index)))
+                try:
+                    groups.append(self._assigned(sorted(members, key=lambda member: member[0].index)))
+                except SpecError as error:
+                    if explicit:
+                        raise
+                    unfit.append(error)
+                    left_out += [LeftOut(site.path, str(error).rstrip(".")) for _, site in members]
+        if unfit and not groups:
+            raise unfit[0]
         return groups, left_out
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -164,6 +171,13 @@ class Tie(Spec):
 
 def _buffered_parametrization(site: Site) -> str:
     """Why a parametrized weight would not be shared though its parameter is: the parametrization keeps more."""
+    parent, _, own_name = site.path.rpartition(".")
+    owner = dict(site.modules).get(parent)
+    if owner is not None and own_name.endswith("_orig"):  # the old spectral_norm, and pruning
+        beside = f"{own_name.removesuffix('_orig')}_"
+        names = [name for name, _ in owner.named_buffers(recurse=False) if name.startswith(beside)]
+        if names:
+            return f"its weight is made from a buffer too ({names[0]}), so one parameter would not be one weight"
     for _, module in site.modules:
         if isinstance(module, ParametrizationList):
             names = [name for name, _ in module.named_buffers()]

@@ -155,6 +155,7 @@ def _result(
             "stored": first["stored"],
             "macs": first["macs"],
             "folded_file_bytes": first["folded_file_bytes"],
+            "peak_memory_bytes": max(summary["peak_memory_bytes"] for summary in summaries),
             "folded_output_difference": max(summary["folded_output_difference"] for summary in summaries),
         },
         notes="Not a table of the paper: its question (table 3) on digits, at a size that two cores train in seconds.",

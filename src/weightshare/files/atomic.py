@@ -55,7 +55,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, data: Any) -> None:
     """Write JSON in one step; see `replacing`."""
-    write_text(path, json.dumps(data, indent=1, sort_keys=False) + "\n")
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:

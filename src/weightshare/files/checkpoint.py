@@ -11,7 +11,7 @@ from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
 from weightshare.planning import APPLIED, Plan, applied_plans
 from weightshare.surgery import edit
-from weightshare.surgery.sites import plain
+from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
 
 KIND = "model"
@@ -29,7 +29,8 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Raises:
         ModelChanged: If ties have come undone; call `retie_` first.
-        FileError: If the state holds anything but dense tensors, or the disk refuses.
+        FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
+            disk refuses.
 
     Example:
         >>> import tempfile
@@ -40,7 +41,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         >>> torch.equal(same.weight, net.weight)
         True
     """
-    model = plain(model)
+    model = unwrapped(model)
     refuse_untied(model)
     owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
@@ -59,9 +60,11 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
 
     Raises:
         FileError: If the file is cut, edited or not ours, if a name, shape or dtype differs (the first one is named),
-            or if the model ties what the file stores apart. The model is then bit for bit as it was.
+            or if the model ties what the file stores apart.
+        ShapeMismatch: If the file ties what the model has frozen and trained, or on two devices. In every case the
+            model is bit for bit as it was.
     """
-    model = plain(model)
+    model = unwrapped(model)
     held = archive.read(path, KIND)
     names = {**{name: name for name in held.tensors}, **held.aliases}
     targets = _state(model)
@@ -98,6 +101,14 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileError: If the file is cut, damaged or no safetensors file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = save(nn.Linear(2, 3), f"{folder}/net.safetensors")
+        ...     state = tensors(f"{folder}/net.safetensors")
+        >>> sorted(state)
+        ['bias', 'weight']
     """
     held = archive.read_any(path)
     return {**held.tensors, **{alias: held.tensors[owner] for alias, owner in held.aliases.items()}}

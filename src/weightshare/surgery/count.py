@@ -59,7 +59,8 @@ def count(model: nn.Module) -> Counts:
 
 
 def distinct(tensor: Tensor) -> int:
-    """How many different values a tensor holds; `0.0` and `-0.0` are one, and so are all NaNs of equal bits.
+    """How many different values a tensor holds; `0.0` and `-0.0` are one (but in float8), and so are
+    all NaNs of equal bits.
 
     Args:
         tensor: Any shape and dtype, on any device but `meta`. Costs one sort.

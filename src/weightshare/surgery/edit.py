@@ -3,14 +3,15 @@
 Every edit goes through a `transaction`, which restores the model bit for bit when anything inside it raises.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from weightshare.errors import ModelChanged, ShapeMismatch
+from weightshare.errors import ModelChanged, ShapeMismatch, SpecError
 
 
 class Transaction:
@@ -44,6 +45,14 @@ class Transaction:
         """Overwrite the numbers of a parameter or buffer, keeping the object, its storage and whoever reads it."""
         if same_bits(tensor, value):
             return
+        # Torch writes to some of these before it raises, so they are refused before it is asked.
+        expanded = any(step == 0 and length > 1 for step, length in zip(tensor.stride(), tensor.shape, strict=True))
+        if expanded or (tensor.is_inference() and not torch.is_inference_mode_enabled()):
+            kind = "it was expanded" if expanded else "it was made in inference mode"
+            raise SpecError(
+                f"A tensor of shape {tuple(tensor.shape)} cannot be written in place: {kind}. Give the model "
+                "parameters of its own, such as tensor.clone()."
+            )
         before = tensor.detach().clone()
         self._undo.append(lambda: _copy(tensor, before))
         _copy(tensor, value)
@@ -62,8 +71,15 @@ class Transaction:
         _annotate(module, name, value)
 
     def roll_back(self) -> None:
+        """Undo every edit, newest first; one that cannot be undone does not keep the others from it."""
+        failure = None
         while self._undo:
-            self._undo.pop()()
+            try:
+                self._undo.pop()()
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
 
 
 @contextmanager
@@ -126,9 +142,10 @@ def tie(edits: Transaction, ties: Sequence[Sequence[str]], compare: bool = True)
 def untie(edits: Transaction, ties: Sequence[Sequence[str]]) -> None:
     """Give every path of each list but the first a parameter of its own, with equal numbers."""
     for owner_path, *alias_paths in ties:
+        if not alias_paths:
+            continue
         owner = parameter_at(edits.model, owner_path)
-        if alias_paths:
-            edits.forget_gradient(owner)
+        edits.forget_gradient(owner)
         for path in alias_paths:
             if parameter_at(edits.model, path) is owner:
                 twin = copy.deepcopy(owner)  # keeps a subclass; grad and attributes are not copied by torch
@@ -168,6 +185,24 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
         ):
             if got != holds:
                 raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': got {what} {got}, the slot holds {holds}.")
+
+
+def overlap(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Two names whose tensors are different objects and hold numbers in the same memory, or `None`.
+
+    For refusing them: addresses of tensors that are alive at once can tell an overlap, though never a tie.
+    """
+    spans = []
+    for name, tensor in named.items():
+        if tensor.numel() and not tensor.is_meta and tensor.layout == torch.strided:
+            last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+            start = tensor.data_ptr()
+            spans.append((str(tensor.device), start, start + (last + 1) * tensor.element_size(), name))
+    spans.sort()
+    for (device, _, end, name), (next_device, start, _, next_name) in pairwise(spans):
+        if device == next_device and start < end and named[name] is not named[next_name]:
+            return name, next_name
+    return None
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

@@ -95,6 +95,12 @@ def plain(model: nn.Module) -> nn.Module:
     return model.get_submodule("_orig_mod") if type(model).__name__ == "OptimizedModule" else model
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """As `plain`, and out of DistributedDataParallel too: for what reads a model and does not change its parameters."""
+    model = plain(model)
+    return plain(model.module) if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
 def prefixes(path: str) -> list[str]:
     """The path of every module above a parameter, outermost first, and the parameter's own path last.
 
@@ -112,8 +118,8 @@ def select(all_sites: Sequence[Site], where: Where) -> tuple[Site, ...]:
     Args:
         all_sites: From `sites(model)`.
         where: A glob (`fnmatch.fnmatchcase`, so `*` crosses dots) that matches the path of the parameter or of any
-            module above it; a list of globs; a module type, which matches all below such a module; a predicate on
-            `Site`; or `None` for all.
+            module above it; a list of globs; a module type, which matches all below such a module (the model itself
+            does not count); a predicate on `Site`; or `None` for all.
 
     Returns:
         The sites that match, in the order of `all_sites`.

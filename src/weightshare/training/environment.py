@@ -39,6 +39,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+def peak_memory() -> int:
+    """Most memory that this process has held, in bytes: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if platform.system() == "Windows":
+        return 0  # Python has no count of it there
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most * 1024
+
+
 def _commit() -> tuple[str | None, bool | None]:
     here = Path(__file__).resolve().parent
     try:

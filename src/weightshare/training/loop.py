@@ -72,7 +72,8 @@ def fit(
     steps = len(train) // batch_size  # the last, smaller batch is dropped: another one each epoch
     checkpoint = Path(folder) / CHECKPOINT if folder else None
     run = {"recipe": asdict(recipe), "seed": seed, "images": len(train), "data": data.name}
-    history = _resume(checkpoint, model, optimizer, run)
+    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of 16-mixed alone
+    history = _resume(checkpoint, model, optimizer, run, scaler)
 
     with _progress(fabric, label, total=recipe.epochs * steps, done=len(history) * steps) as advance:
         for epoch in range(len(history), recipe.epochs):
@@ -97,13 +98,14 @@ def fit(
                 sums += _sums(logits.detach(), labels, loss.detach())
                 advance(f"epoch {epoch + 1}/{recipe.epochs}")
             train_loss, train_accuracy = _means(fabric, sums)
-            if not math.isfinite(train_loss):
+            test_loss, test_accuracy = evaluate(network, test, fabric)
+            if not math.isfinite(train_loss) or not math.isfinite(test_loss):
                 kept = f"The last good state is in '{checkpoint}'" if checkpoint and history else "Nothing was kept"
                 raise TrainingError(
-                    f"The loss is {train_loss} in epoch {epoch + 1}: it diverged. {kept}. "
+                    f"The loss is {train_loss} in training and {test_loss} on the test images in epoch {epoch + 1}: it "
+                    f"diverged. {kept}. "
                     f"Lower train.lr (now {recipe.lr})."
                 )
-            test_loss, test_accuracy = evaluate(network, test, fabric)
             history.append(
                 {
                     "epoch": epoch + 1,
@@ -117,8 +119,10 @@ def fit(
             )
             if checkpoint:
                 if fabric.is_global_zero:
-                    write_snapshot(checkpoint, model, optimizer, {"run": run, "history": history})
-                    write_text(checkpoint.with_name(METRICS), "".join(json.dumps(row) + "\n" for row in history))
+                    state = {"run": run, "history": history, "scaler": scaler.state_dict() if scaler else None}
+                    write_snapshot(checkpoint, model, optimizer, state)
+                    lines = (json.dumps(row, allow_nan=False) + "\n" for row in history)
+                    write_text(checkpoint.with_name(METRICS), "".join(lines))
                 fabric.barrier()
     return history
 
@@ -184,11 +188,18 @@ def _expect_logits(model: nn.Module, split: Split, classes: int) -> None:
 
 
 def _resume(
-    checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any]
+    checkpoint: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run: dict[str, Any],
+    scaler: torch.amp.GradScaler | None,
 ) -> History:
     if checkpoint is None or not checkpoint.exists():
         return []
-    return read_snapshot(checkpoint, model, optimizer, run)["history"]
+    progress = read_snapshot(checkpoint, model, optimizer, run)
+    if scaler and progress["scaler"]:
+        scaler.load_state_dict(progress["scaler"])
+    return progress["history"]
 
 
 @contextmanager

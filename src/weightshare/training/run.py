@@ -26,10 +26,10 @@ from weightshare.analysis.report import report
 from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.files.checkpoint import load, save
-from weightshare.models.build import build
+from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
-from weightshare.training.environment import environment
+from weightshare.training.environment import environment, peak_memory
 from weightshare.training.loop import METRICS, evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.verbs import fold, plan
@@ -41,7 +41,11 @@ CONFIG, SUMMARY, PLANS, ENVIRONMENT = "config.yaml", "summary.json", "plan.json"
 MODEL, FOLDED, PAGE = "model.safetensors", "folded.safetensors", "report.html"
 
 
-def run(config: RunConfig, echo: Callable[[str], None] = lambda text: None, label: str = "training") -> dict[str, Any]:
+def _silent(text: str) -> None:
+    """Nobody listens."""
+
+
+def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "training") -> dict[str, Any]:
     """Build, share, train, fold, save and report, as a configuration says; a run that was stopped goes on.
 
     Args:
@@ -61,6 +65,8 @@ def run(config: RunConfig, echo: Callable[[str], None] = lambda text: None, labe
         echo(f"'{folder}' is finished already: nothing to do.")
         return finished
     fabric = _fabric(config)
+    if not fabric.is_global_zero:
+        echo = _silent
     data = load_data(config.data)
     model, plans = prepared(config, data)
     for made in plans:
@@ -75,8 +81,24 @@ def run(config: RunConfig, echo: Callable[[str], None] = lambda text: None, labe
     history = fit(model, data, config.train, config.seed, folder, fabric, label)
     seconds = time.perf_counter() - before
     model.cpu()
-    if not fabric.is_global_zero:
-        return {}
+    summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
+    if torch.distributed.is_initialized():
+        fabric.barrier()  # nobody leaves before the first process has written everything
+        torch.distributed.destroy_process_group()
+    return summary
+
+
+def _finish(
+    config: RunConfig,
+    model: nn.Module,
+    data: Data,
+    plans: list[Plan],
+    history: list[dict[str, float]],
+    seconds: float,
+    echo: Callable[[str], None],
+) -> dict[str, Any]:
+    """Fold, measure, save and report a trained model."""
+    folder = Path(config.out)
     small = fold(model)
     difference = output_difference(model, small, data)
     numbers = report(model, data.example)
@@ -98,6 +120,7 @@ def run(config: RunConfig, echo: Callable[[str], None] = lambda text: None, labe
         "folded_file_bytes": save(small, folder / FOLDED),
         "training_seconds": sum(row["seconds"] for row in history),
         "wall_seconds_of_last_session": seconds,
+        "peak_memory_bytes": peak_memory(),
     }
     write_page(folder, plans, history, summary)
     write_json(folder / SUMMARY, summary)  # last: its presence says that the run is finished
@@ -214,13 +237,13 @@ def _fabric(config: RunConfig) -> "Fabric":
             strategy=config.strategy,
             precision=config.precision,
         )
+        if config.devices > 1 or config.strategy != "auto":
+            fabric.launch()
     except Exception as error:  # Fabric raises many kinds for what it cannot give
         raise ConfigError(
             f"device={config.device!r}, devices={config.devices}, strategy={config.strategy!r} with "
             f"precision={config.precision!r} cannot be had here: {error}"
         ) from error
-    if config.devices > 1:
-        fabric.launch()
     return fabric
 
 

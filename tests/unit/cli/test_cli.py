@@ -82,6 +82,25 @@ def test_options_change_what_they_name_and_leave_the_rest_of_the_file(capsys, tm
     assert json.loads((tmp_path / "r.json").read_text())["stored"] == plan.stored_before
 
 
+def test_an_option_takes_away_what_it_makes_meaningless(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "model: convmixer:16/4/2/3\nshare: [{rate: 2, order: strided, fuse: weighted_mean, weights: [1, 2, 1, 2]}]\n"
+    )
+    options = ["--slots", "0,0,1,1", "--fuse", "mean", "--json", str(tmp_path / "plan.json")]
+    assert call("plan", "--config", str(tmp_path / "run.yaml"), *options) == 0
+    assert repr(Plan.from_json((tmp_path / "plan.json").read_text()).spec) == "Tie(slots=(0, 0, 1, 1), fuse=mean)"
+
+
+def test_two_processes_train_one_network_and_say_it_once(tmp_path):
+    options = ["--rate", "2", "--epochs", "1", "--device", "cpu", "--devices", "2", "--strategy", "ddp", "--out", "run"]
+    command = [sys.executable, "-m", "weightshare", "train", "convmixer:8/2/2/3", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("whole model") == 1
+    assert "terminate" not in done.stderr
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
 def test_several_entries_are_not_changed_by_options(capsys, tmp_path):
     (tmp_path / "run.yaml").write_text("model: convmixer:16/4/2/3\nshare: [{rate: 2}, {rate: 4}]\n")
     assert call("plan", "--config", str(tmp_path / "run.yaml"), "--rate", "3") == 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 import json
 
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 import pytest
 import torch
 from torch import nn
@@ -125,11 +126,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(d
     monkeypatch.setattr(
         loop, "_learning_rate", lambda recipe, step, total: real(recipe, step, total) if step < 22 else 1e38
     )
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch 2.*last good state is in .*checkpoint"):
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in training .* epoch 2.*last good state is in"):
         fit(network(), digits, SHORT, folder=tmp_path, fabric=cpu)
     assert len((tmp_path / METRICS).read_text().splitlines()) == 1
     monkeypatch.undo()
     assert len(fit(network(), digits, SHORT, folder=tmp_path, fabric=cpu)) == 4
+
+
+def test_a_run_that_diverges_in_its_last_step_is_no_success(digits, cpu, tmp_path):
+    once = Recipe(epochs=1, batch_size=1437, lr=1e30)
+    with pytest.raises(TrainingError, match=r"test images in epoch 1: it diverged\. Nothing was kept"):
+        fit(network(), digits, once, folder=tmp_path, fabric=cpu)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scale_of_mixed_precision_is_resumed(digits, tmp_path):
+    half = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu"))
+    fit(network(), digits, replace(SHORT, epochs=2), folder=tmp_path, fabric=half)
+    scale = half.strategy.precision.scaler.state_dict()
+    fresh = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu"))
+    fit(network(), digits, replace(SHORT, epochs=2), folder=tmp_path, fabric=fresh)
+    assert fresh.strategy.precision.scaler.state_dict() == scale
+    assert scale["_growth_tracker"] > 0
 
 
 def test_a_model_that_does_not_fit_the_data_is_named(digits, cpu):
