@@ -16,7 +16,7 @@ from weightshare.errors import AlreadyShared, NoMatch, ShapeMismatch, SharingErr
 Make = Callable[[], Case]
 
 
-def refused(make: Make, error: type[Exception], message: str, where: object = None, **spec: Any) -> None:
+def check_refused(make: Make, error: type[Exception], message: str, where: object = None, **spec: Any) -> None:
     """Sharing raises `error`, an error of ours, and the model is not changed."""
     model = make().model
     before = state(model)
@@ -38,27 +38,29 @@ def refused(make: Make, error: type[Exception], message: str, where: object = No
     ],
 )
 def test_a_pattern_without_a_match(where: object, message: str) -> None:
-    refused(chain, NoMatch, message, where, rate=2)
+    check_refused(chain, NoMatch, message, where, rate=2)
 
 
 @pytest.mark.parametrize("where", [3, [], [None], int])
 def test_a_pattern_that_is_none(where: object) -> None:
-    refused(chain, SpecError, "where=", where, rate=2)
+    check_refused(chain, SpecError, "where=", where, rate=2)
 
 
 @pytest.mark.parametrize("rate", [0, -2, -0.5, 0.99, math.nan, math.inf, -math.inf])
 def test_a_rate_below_one_or_not_finite(rate: float) -> None:
-    refused(chain, SpecError, r"Tie\(rate=.*\): a share rate is the number of layers that read one slot", rate=rate)
+    check_refused(
+        chain, SpecError, r"Tie\(rate=.*\): a share rate is the number of layers that read one slot", rate=rate
+    )
 
 
 @pytest.mark.parametrize("rate", [7, 6.5, 1e9])
 def test_a_rate_above_the_depth(rate: float) -> None:
     message = r"Cannot tie 'blocks\.\*.*Share rate .* is above the depth: the group has 6 layers"
-    refused(chain, SpecError, message, rate=rate)
+    check_refused(chain, SpecError, message, rate=rate)
 
 
 def test_a_rate_above_the_depth_of_one_group_only() -> None:
-    refused(stages, SpecError, r"'2\.0\.\*\..*the group has 2 layers", "*", rate=3)
+    check_refused(stages, SpecError, r"'2\.0\.\*\..*the group has 2 layers", "*", rate=3)
 
 
 def test_a_group_that_nobody_named_and_that_does_not_fit_is_left_out() -> None:
@@ -70,12 +72,12 @@ def test_a_group_that_nobody_named_and_that_does_not_fit_is_left_out() -> None:
 @pytest.mark.parametrize("slots", [[0], [0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2, 3]])
 def test_a_list_of_the_wrong_length(slots: list[int]) -> None:
     message = rf"Cannot tie 'blocks.*the list has {len(slots)} slots, the group has 6 layers"
-    refused(chain, SpecError, message, slots=slots)
+    check_refused(chain, SpecError, message, slots=slots)
 
 
 @pytest.mark.parametrize("slots", [[0, 0, 2, 2, 3, 3], [1, 1, 1, 2, 2, 2]])
 def test_a_slot_without_a_reader(slots: list[int]) -> None:
-    refused(chain, SpecError, r"Slot [01] has no reader", slots=slots)
+    check_refused(chain, SpecError, r"Slot [01] has no reader", slots=slots)
 
 
 def two_shapes() -> Case:
@@ -91,23 +93,23 @@ def two_dtypes() -> Case:
 
 def test_sites_of_different_shape() -> None:
     message = r"Cannot tie '3\.weight' to '0\.weight': got shape \(7, 5\), the slot holds \(5, 5\)"
-    refused(two_shapes, ShapeMismatch, message, slots=[0, 1, 1, 0])
+    check_refused(two_shapes, ShapeMismatch, message, slots=[0, 1, 1, 0])
 
 
 def test_sites_of_different_dtype() -> None:
     message = r"Cannot tie 'blocks\.1\..*': got dtype torch\.float64, the slot holds torch\.float32"
-    refused(two_dtypes, ShapeMismatch, message, slots=[0, 0, 1, 1])
+    check_refused(two_dtypes, ShapeMismatch, message, slots=[0, 0, 1, 1])
 
 
 def test_a_layer_of_another_shape_counts_no_layer() -> None:
     one_odd = lambda: Case(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 5), nn.Linear(5, 5)), torch.randn(2, 3))  # noqa: E731
-    refused(one_odd, SpecError, "the list has 3 slots, the group has 2 layers", slots=[0, 0, 1])
+    check_refused(one_odd, SpecError, "the list has 3 slots, the group has 2 layers", slots=[0, 0, 1])
 
 
 def test_an_embedding_tied_to_a_head() -> None:
     message = r"Cannot tie 'embed\.weight': it is already one parameter with 'head\.weight'"
-    refused(tied_embedding, AlreadyShared, message, "embed", rate=2)
-    refused(tied_embedding, AlreadyShared, message, ["layers", "head"], rate=2)
+    check_refused(tied_embedding, AlreadyShared, message, "embed", rate=2)
+    check_refused(tied_embedding, AlreadyShared, message, ["layers", "head"], rate=2)
 
 
 def test_an_embedding_that_nobody_named_is_left_out() -> None:
@@ -131,7 +133,7 @@ def expanded() -> Case:
 @pytest.mark.parametrize("make", [dead, expanded])
 def test_tensors_that_cannot_be_written(make: Make) -> None:
     """The edits before the one that fails are undone."""
-    refused(make, SpecError, "cannot be written in place", rate=2, fuse=ws.mean)
+    check_refused(make, SpecError, "cannot be written in place", rate=2, fuse=ws.mean)
 
 
 def one_memory() -> Case:
@@ -142,7 +144,7 @@ def one_memory() -> Case:
 
 
 def test_different_parameters_in_the_same_memory() -> None:
-    refused(one_memory, AlreadyShared, "different parameters in the same memory", rate=2)
+    check_refused(one_memory, AlreadyShared, "different parameters in the same memory", rate=2)
 
 
 @pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
@@ -156,7 +158,7 @@ def test_a_weight_that_is_made_from_a_buffer_too() -> None:
 @pytest.mark.parametrize("where", ["*", "1", "4.bias"])
 def test_a_layer_that_is_already_shared(where: str) -> None:
     message = r"Cannot tie '1\.\w+': it is already one parameter with '4\.\w+'. Leave it out"
-    refused(layer_used_twice, AlreadyShared, message, where, rate=2)
+    check_refused(layer_used_twice, AlreadyShared, message, where, rate=2)
 
 
 def test_a_weight_that_a_plan_already_shared() -> None:
@@ -170,7 +172,7 @@ def test_a_weight_that_a_plan_already_shared() -> None:
 
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential(nn.Flatten(), nn.Tanh()), nn.BatchNorm1d(3, affine=False)])
 def test_a_model_without_parameters(model: nn.Module) -> None:
-    refused(lambda: Case(model, torch.ones(1)), SpecError, "has no parameters", rate=2)
+    check_refused(lambda: Case(model, torch.ones(1)), SpecError, "has no parameters", rate=2)
 
 
 @pytest.mark.parametrize("model", [None, "model", torch.ones(2), nn.Linear, {"a": torch.ones(2)}])
@@ -191,17 +193,17 @@ def partly_on_meta() -> Case:
 
 
 def test_meta_tensors() -> None:
-    refused(
+    check_refused(
         on_meta, SpecError, r"'blocks\.0\..*' is on the meta device and has no numbers: load the model first", rate=2
     )
 
 
 def test_meta_tensors_beside_others() -> None:
-    refused(partly_on_meta, ShapeMismatch, r"'blocks\.1\..*got device meta, the slot holds cpu", rate=2)
+    check_refused(partly_on_meta, ShapeMismatch, r"'blocks\.1\..*got device meta, the slot holds cpu", rate=2)
 
 
 def test_lazy_layers() -> None:
-    refused(lazy, SpecError, "has no shape yet: its lazy module is not built", rate=2)
+    check_refused(lazy, SpecError, "has no shape yet: its lazy module is not built", rate=2)
 
 
 def partly_frozen() -> Case:
@@ -212,7 +214,7 @@ def partly_frozen() -> Case:
 
 def test_a_frozen_layer_beside_others() -> None:
     message = r"Cannot tie 'blocks\.3\.fc2\.\w+' to 'blocks\.2\.fc2\.\w+': got requires_grad False, the slot holds True"
-    refused(partly_frozen, ShapeMismatch, message, rate=2)
+    check_refused(partly_frozen, ShapeMismatch, message, rate=2)
 
 
 def test_a_frozen_layer_that_shares_with_nobody_is_fine() -> None:
