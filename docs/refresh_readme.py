@@ -9,7 +9,7 @@ import sys
 from weightshare.analysis.pictures import draw_assignment
 from weightshare.experiments import digits
 from weightshare.training.data import load_data
-from weightshare.training.run import prepared, read_history
+from weightshare.training.run import prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- demo:begin -->\n", "<!-- demo:end -->\n"
@@ -30,11 +30,8 @@ def main(runs: Path) -> None:
     images.mkdir(exist_ok=True)
     _, plans = prepared(digits.config(runs, "tied", 0, digits.RECIPE), load_data("digits"))
     draw_assignment(plans[0]).savefig(images / "assignment.png", dpi=150)
-    histories = {
-        title: [read_history(runs / f"{name}-seed{seed}") for seed in results[0].seeds]
-        for name, title in digits.ROWS.items()
-    }
-    digits.accuracy_curves(histories).savefig(images / "accuracy.png", dpi=150)
+    curves = digits.accuracy_curves(digits.histories(runs, results[0].seeds))
+    curves.savefig(images / "accuracy.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,5 @@ from typing import Any
 
 from torch import nn
 
-type_of_module = type[nn.Module]
-
-Where = str | type_of_module | Callable[[Any], bool] | Sequence[str] | None
+Where = str | type[nn.Module] | Callable[[Any], bool] | Sequence[str] | None
 """Which sites: a glob, a module type, a predicate on `Site`, a list of globs, or `None` for all that fits."""

@@ -252,9 +252,12 @@ def applied_plans(model: nn.Module) -> Iterator[tuple[str, Plan]]:
 
 def applied_ties(model: nn.Module) -> list[tuple[str, ...]]:
     """Every list of paths that applied plans made one parameter, from the root of `model`, a slot's owner first."""
-    return [
-        tuple(f"{at}.{path}" if at else path for path in tie) for at, plan in applied_plans(model) for tie in plan.ties
-    ]
+    return [tuple(from_root(at, path) for path in tie) for at, plan in applied_plans(model) for tie in plan.ties]
+
+
+def from_root(at: str, path: str) -> str:
+    """A path inside the part that a plan was applied to, from the root of the model."""
+    return f"{at}.{path}" if at else path
 
 
 def signature(found: Sequence[sites.Site]) -> str:

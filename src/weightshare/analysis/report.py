@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from weightshare._table import render, run_text, shape_text
-from weightshare.planning import applied_plans
+from weightshare.planning import applied_plans, from_root
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
 from weightshare.surgery.sites import sites, unwrapped
@@ -130,10 +130,10 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
             intact = all(
                 parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in group.ties for other in rest
             )
-            name = f"{at}.{group.name}" if at else group.name
             labels = tuple(group.assignment.labels.tolist())
+            name = from_root(at, group.name)
             groups.append(SharedGroup(name, group.shape, len(labels), group.assignment.slots, labels, intact))
-            planned |= {f"{at}.{path}" if at else path for path in group.items}
+            planned |= {from_root(at, path) for path in group.items}
     counts = count(model)
     return Report(
         model=type(model).__name__,

@@ -164,9 +164,9 @@ class Tie(Spec):
         for members in by_role.values():
             members.sort(key=lambda member: member[0].index)
             if len(members) == len(self.slots):
-                for slot in range(max(self.slots) + 1):
-                    readers = [site for (_, site), read in zip(members, self.slots, strict=True) if read == slot]
-                    common_slot([site.path for site in readers], [site.tensor for site in readers])
+                for readers in Assignment.of(self.slots).readers:
+                    read = [members[layer][1] for layer in readers]
+                    common_slot([site.path for site in read], [site.tensor for site in read])
 
 
 def _buffered_parametrization(site: Site) -> str:

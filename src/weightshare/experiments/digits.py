@@ -32,6 +32,7 @@ ROWS = {
     "tied": "tied at rate 2, from scratch",
     "fused": "tied at rate 2, mean of the trained one",
 }
+Histories = dict[str, list[list[dict[str, float]]]]
 COLUMNS = ("network", "accuracy (%)", "spread", "stored numbers", "bytes on disk", "seconds")
 
 
@@ -50,21 +51,19 @@ def demo(
         One result for each network, in the order of the table.
     """
     out = Path(out)
-    folders: dict[str, list[Path]] = {name: [] for name in ROWS}
     summaries: dict[str, list[dict[str, Any]]] = {name: [] for name in ROWS}
     for seed in seeds:
         for name in ROWS:
-            folder = out / f"{name}-seed{seed}"
             summaries[name].append(run(config(out, name, seed, recipe), label=f"{name}, seed {seed}"))
-            folders[name].append(folder)
-    machine = read_json(folders["unshared"][0] / ENVIRONMENT)  # of the run, which may be older than this call
+    machine = read_json(
+        folder_of(out, "unshared", seeds[0]) / ENVIRONMENT
+    )  # of the run, which may be older than this call
     results = [_result(name, seeds, summaries[name], summaries["unshared"], machine) for name in ROWS]
     for result in results:
         result.write(out / "results")
     echo(f"\n{table(results)}\n")
     _, plans = prepared(config(out, "tied", seeds[0], recipe), load_data("digits"))
-    histories = {ROWS[name]: [read_history(folder) for folder in folders[name]] for name in ROWS}
-    write_text(out / "report.html", page(results, plans, histories))
+    write_text(out / "report.html", page(results, plans, histories(out, seeds)))
     echo(f"Page: {out / 'report.html'}\nRuns: {out}/<network>-seed<n>/report.html")
     return results
 
@@ -74,7 +73,7 @@ def table(results: Sequence[Result]) -> str:
     return render(COLUMNS, [_row(result) for result in results], numbers=COLUMNS[1:])
 
 
-def page(results: Sequence[Result], plans: Sequence[Plan], histories: dict[str, list[list[dict[str, float]]]]) -> str:
+def page(results: Sequence[Result], plans: Sequence[Plan], runs: Histories) -> str:
     """The page that compares the three networks."""
     unshared, tied, fused = results
     machine = results[0].environment
@@ -104,7 +103,7 @@ def page(results: Sequence[Result], plans: Sequence[Plan], histories: dict[str, 
             Section(
                 "Accuracy while training",
                 text="Bands reach from the least to the greatest seed; the axis starts at 0.8.",
-                picture=svg(accuracy_curves(histories), "Test accuracy over epochs"),
+                picture=svg(accuracy_curves(runs), "Test accuracy over epochs"),
             ),
             *plan_sections(plans),
             Section("Machine", listing="\n".join(f"{key}: {value}" for key, value in machine.items()), folded=True),
@@ -112,11 +111,21 @@ def page(results: Sequence[Result], plans: Sequence[Plan], histories: dict[str, 
     )
 
 
-def accuracy_curves(histories: dict[str, list[list[dict[str, float]]]]) -> "Figure":
+def histories(out: Path, seeds: Sequence[int]) -> Histories:
+    """For each network's title the rows of `metrics.jsonl` of every seed."""
+    return {title: [read_history(folder_of(out, name, seed)) for seed in seeds] for name, title in ROWS.items()}
+
+
+def accuracy_curves(runs: Histories) -> "Figure":
     """Test accuracy over epochs, a line and a band for each network."""
-    figure = draw_curves(histories, "test_accuracy", "test accuracy")
+    figure = draw_curves(runs, "test_accuracy", "test accuracy")
     figure.axes[0].set_ylim(0.8, 1.0)
     return figure
+
+
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """The run directory of one training."""
+    return out / f"{name}-seed{seed}"
 
 
 def config(out: Path, name: str, seed: int, recipe: Recipe) -> RunConfig:
@@ -126,8 +135,8 @@ def config(out: Path, name: str, seed: int, recipe: Recipe) -> RunConfig:
         "tied": [Share(rate=2, where=WHERE)],
         "fused": [Share(rate=2, fuse="mean", where=WHERE)],
     }[name]
-    init = str(out / f"unshared-seed{seed}" / MODEL) if name == "fused" else None
-    folder = str(out / f"{name}-seed{seed}")
+    init = str(folder_of(out, "unshared", seed) / MODEL) if name == "fused" else None
+    folder = str(folder_of(out, name, seed))
     return RunConfig(NETWORK, init=init, share=share, train=recipe, seed=seed, device="cpu", out=folder)
 
 

@@ -137,7 +137,7 @@ def _plain(name: str, tensor: Tensor) -> Tensor:
         raise FileError(f"Cannot save '{name}': it is {state}. Only dense tensors with numbers are stored.")
     plain = tensor.detach().cpu().contiguous()
     # A view of a larger storage (a flattened recurrent layer, a slice) would make safetensors refuse or store it all.
-    return plain.clone() if plain.untyped_storage().nbytes() != plain.numel() * plain.element_size() else plain
+    return plain.clone() if plain.untyped_storage().nbytes() != plain.nbytes else plain
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -53,8 +53,8 @@ def count(model: nn.Module) -> Counts:
     return Counts(
         stored=sum(site.tensor.numel() for site in found),
         logical=sum(site.tensor.numel() * len(site.names) for site in found),
-        bytes=sum(_bytes(site.tensor) for site in found),
-        buffer_bytes=sum(_bytes(buffer) for buffer in model.buffers()),
+        bytes=sum(site.tensor.nbytes for site in found),
+        buffer_bytes=sum(buffer.nbytes for buffer in model.buffers()),
     )
 
 
@@ -140,7 +140,3 @@ def _spelled_out() -> Iterator[None]:
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -148,8 +148,7 @@ def untie(edits: Transaction, ties: Sequence[Sequence[str]]) -> None:
         edits.forget_gradient(owner)
         for path in alias_paths:
             if parameter_at(edits.model, path) is owner:
-                twin = copy.deepcopy(owner)  # keeps a subclass; grad and attributes are not copied by torch
-                twin.grad = None
+                twin = copy.deepcopy(owner)  # keeps a subclass; attributes are not copied by torch
                 for name, value in owner.__dict__.items():
                     setattr(twin, name, value)
                 edits.put(path, twin)
