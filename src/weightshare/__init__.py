@@ -17,9 +17,10 @@ from weightshare.depth.tie import Tie
 from weightshare.depth.topology import back, front, middle, random, sequential, strided, uniform
 from weightshare.errors import SharingError
 from weightshare.files.checkpoint import load, save, tensors
+from weightshare.optimizer import check, param_groups
 from weightshare.planning import Plan
 from weightshare.sharing import Assignment
-from weightshare.verbs import check, fold, param_groups, plan, retie_, share_, unshare_
+from weightshare.verbs import fold, plan, retie_, share_, unshare_
 
 if TYPE_CHECKING:
     from weightshare import models

@@ -2,7 +2,8 @@
 
 A plan is pure. It holds names and numbers, never tensors, so it can be printed, compared, written as JSON, and applied
 in another process to a model of equal structure. Applied plans stay on the model as names, in one attribute of the root
-module; by them a report, a file or `retie_` knows what ought to be shared.
+module; by them a report, a file or `retie_` knows what ought to be shared. Two hooks on that module keep the ties over
+`load_state_dict`, whose `assign=True` puts a new parameter at every name.
 """
 
 from collections import defaultdict
@@ -12,6 +13,7 @@ import hashlib
 import json
 import math
 from typing import Any, Self
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from weightshare.surgery import edit, sites
 
 FORMAT = "weightshare.plan/1"
 APPLIED = "_weightshare_plans"
+WATCH = "_weightshare_hooks"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Plan:
                         edits.forget_gradient(owner)
                     for path in tie[1:]:
                         edits.put(path, owner)
-            edits.annotate(APPLIED, (*model.__dict__.get(APPLIED, ()), self))
+            record(edits, "", self)
 
     def _expect(self, model: nn.Module) -> None:
         found = {site.path: site for site in sites.sites(model)}
@@ -253,6 +256,46 @@ def applied_plans(model: nn.Module) -> Iterator[tuple[str, Plan]]:
 def applied_ties(model: nn.Module) -> list[tuple[str, ...]]:
     """Every list of paths that applied plans made one parameter, from the root of `model`, a slot's owner first."""
     return [tuple(from_root(at, path) for path in tie) for at, plan in applied_plans(model) for tie in plan.ties]
+
+
+def record(edits: edit.Transaction, at: str, plan: Plan) -> None:
+    """Keep an applied plan on the part at a path, and watch what is loaded into that part from now on."""
+    part = edits.model.get_submodule(at)
+    if not part.__dict__.get(APPLIED):
+        edits.watch_loading(WATCH, at, _before_loading, _after_loading)
+    edits.annotate(APPLIED, (*part.__dict__.get(APPLIED, ()), plan), at)
+
+
+def forget(edits: edit.Transaction, model: nn.Module) -> None:
+    """Remove every trace of applied plans from a model; its ties stay as they are."""
+    for at in {at for at, _ in applied_plans(model)}:
+        edits.annotate(APPLIED, None, at)
+        edits.unwatch_loading(WATCH, at)
+
+
+def _before_loading(part: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Before a state dict is loaded: complete what names a slot only once, refuse what gives one slot two values."""
+    for tie in (tie for plan in part.__dict__.get(APPLIED, ()) for tie in plan.ties):
+        present = [prefix + name for name in tie if prefix + name in state]
+        for name in present[1:]:
+            if not edit.same_numbers(state[present[0]], state[name]):
+                raise ModelChanged(
+                    f"The state dict holds different numbers for '{present[0]}' and '{name}', which the model ties: "
+                    "one of them would be lost without a word. Load it into a model that is not shared, then share it."
+                )
+        for name in tie:
+            if present:
+                state.setdefault(prefix + name, state[present[0]])
+
+
+def _after_loading(part: nn.Module, _: object) -> None:
+    """After a state dict was loaded: `assign=True` has put a parameter of its own at every name, so tie again."""
+    with edit.transaction(part) as edits:
+        for tie in (tie for plan in part.__dict__.get(APPLIED, ()) for tie in plan.ties):
+            try:
+                edit.tie(edits, [tie])
+            except ModelChanged as error:
+                warnings.warn(f"A tie is still undone after loading: {error}", stacklevel=2)
 
 
 def from_root(at: str, path: str) -> str:

@@ -4,22 +4,17 @@
 that the first argument is changed.
 """
 
-from collections.abc import Iterator, Sequence
 import copy
-import math
-from typing import Any
 
-import torch
 from torch import nn
 
 from weightshare import planning
 from weightshare._typing import Where
-from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
+from weightshare.errors import ModelChanged
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import Place, places
-from weightshare.surgery.sites import plain, sites, unwrapped
+from weightshare.surgery.sites import plain, unwrapped
 
 
 def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
@@ -97,11 +92,13 @@ def unshare_(model: nn.Module) -> None:
     model = plain(model)
     with edit.transaction(model) as edits:
         edit.untie(edits, planning.applied_ties(model))
-        _forget_plans(edits, model)
+        planning.forget(edits, model)
 
 
 def retie_(model: nn.Module, compare: bool = True) -> list[str]:
-    """Tie again what plans tied and PyTorch untied: `load_state_dict(assign=True)` and `to_empty()` do so silently.
+    """Tie again what plans tied and something untied: `to_empty()` does so silently, and so does setting a parameter.
+
+    `load_state_dict`, also with `assign=True`, ties again by itself.
 
     Args:
         model: A model with applied plans.
@@ -117,8 +114,8 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
         >>> _ = share_(net, Tie(rate=2), where="*.weight")
-        >>> _ = net.load_state_dict({k: v.clone() for k, v in net.state_dict().items()}, assign=True)
-        >>> retie_(net)
+        >>> _ = net.to("meta").to_empty(device="cpu")
+        >>> retie_(net, compare=False)
         ['1.weight']
     """
     model = plain(model)
@@ -158,7 +155,7 @@ def fold(model: nn.Module) -> nn.Module:
             "old weight_norm does, have to go first; torch.nn.utils.parametrizations has none."
         ) from error
     with edit.transaction(folded) as edits:
-        _forget_plans(edits, folded)
+        planning.forget(edits, folded)
     return folded
 
 
@@ -169,105 +166,6 @@ def refuse_untied(model: nn.Module) -> None:
         for other in others:
             if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
                 raise ModelChanged(
-                    f"'{other}' and '{owner}' were one parameter and no longer are: load_state_dict(assign=True) "
-                    "and to_empty() untie without a word. Call retie_(model)."
+                    f"'{other}' and '{owner}' were one parameter and no longer are: to_empty(), or setting one of "
+                    "them, unties without a word. Call retie_(model)."
                 )
-
-
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: each slot once, decay on matrices and kernels only, nothing that is frozen.
-
-    A slot that `r` layers read gets the sum of their gradients, as in the papers.
-
-    Args:
-        model: Any module, shared or not.
-        weight_decay: Decay of tensors with two or more dimensions, at least 0; those with fewer get none: biases and
-            most norms.
-
-    Returns:
-        One or two groups with `params`, `param_names` and `weight_decay`.
-
-    Raises:
-        SpecError: If the decay is negative or nothing in the model is trainable.
-
-    Example:
-        >>> [len(group["params"]) for group in param_groups(nn.Linear(2, 3), weight_decay=0.01)]
-        [1, 1]
-    """
-    if not isinstance(weight_decay, int | float) or not 0 <= weight_decay < math.inf:
-        raise SpecError(f"weight_decay={weight_decay!r}: need a finite number, 0 or more.")
-    trainable = [site for site in sites(model) if site.tensor.requires_grad]
-    if not trainable:
-        raise SpecError(f"{type(model).__name__} has no trainable parameter: requires_grad is False for all.")
-    groups = []
-    for decay, chosen in (
-        (weight_decay, [site for site in trainable if site.tensor.ndim >= 2]),
-        (0.0, [site for site in trainable if site.tensor.ndim < 2]),
-    ):
-        if chosen:
-            params, names = [site.tensor for site in chosen], [site.path for site in chosen]
-            groups.append({"params": params, "param_names": names, "weight_decay": decay})
-    return groups
-
-
-def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], model: nn.Module) -> None:
-    """Refuse an optimizer that does not fit a model any more, as one that was made before sharing does not.
-
-    Args:
-        optimizer: A torch optimizer, a wrapper that holds one as `.optimizer`, or all of several that share the work.
-        model: The model that it should train.
-
-    Raises:
-        OptimizerMismatch: Naming every entry that the model does not read (it trains nothing), every tensor with two
-            entries (it would be stepped twice), and every trainable slot without an entry; so too every parameter
-            whose like in another layer has one, as `unshare_` leaves them. A part of the model may stay out whole.
-
-    Example:
-        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
-        >>> check(torch.optim.SGD(net.parameters(), lr=0.1), net)
-    """
-    found = sites(model)
-    read = {id(site.tensor): site for site in found}
-    seen: dict[int, str] = {}
-    problems = []
-    for label, tensor in _entries(optimizer):
-        if id(tensor) not in read:
-            problems.append(f"{label} trains nothing: the model does not read it")
-        elif id(tensor) in seen:
-            problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
-        seen.setdefault(id(tensor), label)
-    slots = {owner for owner, *_ in planning.applied_ties(model)}
-    stands = places(found)
-    roles = {place.role for site in found if id(site.tensor) in seen and isinstance(place := stands[site.path], Place)}
-    for site in found:
-        if site.tensor.requires_grad and id(site.tensor) not in seen:
-            place = stands[site.path]
-            if site.path in slots:
-                problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
-            elif isinstance(place, Place) and place.role in roles:
-                problems.append(f"'{site.path}' is in no group, so nothing trains it, as it does other '{place.role}'")
-    if problems:
-        listed = "\n  ".join(problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise OptimizerMismatch(
-            f"The optimizer does not fit the model:\n  {listed}{more}\n"
-            "Make the optimizer after sharing, from weightshare.param_groups(model, weight_decay)."
-        )
-
-
-def _entries(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor that one or several optimizers step, with a label that a user can find it by."""
-    several = optimizer if isinstance(optimizer, Sequence) else [optimizer]
-    for position, one in enumerate(several):
-        inner = getattr(one, "optimizer", None)
-        lead = f"optimizer {position}, " if len(several) > 1 else ""
-        for number, group in enumerate((inner if isinstance(inner, torch.optim.Optimizer) else one).param_groups):
-            names = group.get("param_names", [])
-            for entry, tensor in enumerate(group["params"]):
-                name = f" ('{names[entry]}')" if entry < len(names) else ""
-                yield f"{lead}group {number}, entry {entry}{name}, shape {tuple(tensor.shape)}", tensor
-
-
-def _forget_plans(edits: edit.Transaction, model: nn.Module) -> None:
-    for path in {path for path, _ in planning.applied_plans(model)}:
-        edits.annotate(planning.APPLIED, None, path)

@@ -9,7 +9,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
-from weightshare.planning import APPLIED, Plan, applied_plans
+from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
@@ -79,10 +79,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         for name, target in _state(model).items():
             edits.write(target, held.tensors[names[name]].to(target.device))
         for at, plan in plans:
-            part = model.get_submodule(at)
-            applied = part.__dict__.get(APPLIED, ())
-            if plan not in applied:
-                edits.annotate(APPLIED, (*applied, plan), at)
+            if plan not in model.get_submodule(at).__dict__.get(APPLIED, ()):
+                record(edits, at, plan)
         try:
             refuse_untied(model)
         except ModelChanged as error:

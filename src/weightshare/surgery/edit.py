@@ -19,7 +19,7 @@ class Transaction:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
         self._reduced = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
 
     def put(self, path: str, tensor: nn.Parameter) -> None:
@@ -69,6 +69,35 @@ class Transaction:
         before = module.__dict__.get(name)
         self._undo.append(lambda: _annotate(module, name, before))
         _annotate(module, name, value)
+
+    def watch_loading(self, name: str, at: str, before: Callable[..., None], after: Callable[..., None]) -> None:
+        """Call functions around every `load_state_dict` of the module at a path.
+
+        Args:
+            name: Attribute that holds the handles, so that copies and pickles of the module can be unwatched too.
+            at: Path of the module.
+            before: As for `register_load_state_dict_pre_hook`.
+            after: As for `register_load_state_dict_post_hook`.
+        """
+        module = self.model.get_submodule(at)
+        self._remember_loading(module)
+        handles = (
+            module.register_load_state_dict_pre_hook(before),
+            module.register_load_state_dict_post_hook(after),
+        )
+        self.annotate(name, handles, at)
+
+    def unwatch_loading(self, name: str, at: str) -> None:
+        """Undo `watch_loading`."""
+        module = self.model.get_submodule(at)
+        self._remember_loading(module)
+        for handle in module.__dict__.get(name, ()):
+            handle.remove()
+        self.annotate(name, None, at)
+
+    def _remember_loading(self, module: nn.Module) -> None:
+        for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+            self._undo.append(lambda hooks=hooks, before=dict(hooks): (hooks.clear(), hooks.update(before)))
 
     def roll_back(self) -> None:
         """Undo every edit, newest first; one that cannot be undone does not keep the others from it."""
@@ -211,6 +240,21 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
     right = right.to(left.device)
     raw = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
     return torch.equal(*raw)
+
+
+def same_numbers(left: object, right: object) -> bool:
+    """Whether two entries of a state dict are equal; what has no numbers to compare (meta) counts as equal."""
+    if left is right:
+        return True
+    if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+        return False
+    if left.is_meta or right.is_meta:
+        return left.shape == right.shape
+    if (left.shape, left.dtype) != (right.shape, right.dtype):
+        return False
+    if type(left) in (Tensor, nn.Parameter) and type(right) in (Tensor, nn.Parameter):
+        return same_bits(left, right)
+    return torch.equal(left, right)  # distributed and other tensors know themselves how to compare
 
 
 def _copy(tensor: Tensor, value: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""`retie_`: what PyTorch unties without a word is tied again, or refused."""
+"""`retie_`: what was untied without a word is tied again, or refused."""
 
 from collections.abc import Callable
 
@@ -20,18 +20,19 @@ def shared_chain() -> Case:
     return case
 
 
-def assign_copies(model: nn.Module) -> None:
-    """What loading a checkpoint with `assign=True` does: every name gets a tensor of its own."""
-    copies = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(copies, assign=True)
+def give_everyone_a_copy(model: nn.Module) -> None:
+    """What `to_empty()` does, but with numbers: every name gets a tensor of its own."""
+    for name, tensor in list(model.named_parameters(remove_duplicate=False)):
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, nn.Parameter(tensor.detach().clone()))
 
 
 @pytest.mark.parametrize("make", SHAREABLE.values())
-def test_after_loading_with_assign(make: Callable[[], Case]) -> None:
+def test_after_every_name_got_a_copy(make: Callable[[], Case]) -> None:
     model, example = make()
     plan = ws.share_(model, ws.Tie(rate=2, fuse=ws.mean))
     before = output(model, example)
-    assign_copies(model)
+    give_everyone_a_copy(model)
     assert not any(group.intact for group in ws.report(model).groups)
     assert sorted(ws.retie_(model)) == sorted(path for tie in plan.ties for path in tie[1:])
     assert all(group.intact for group in ws.report(model).groups)
@@ -66,13 +67,13 @@ def test_ties_that_hold_are_left_alone() -> None:
 def test_a_part_is_named_from_the_root() -> None:
     model, _ = chain()
     ws.share_(model.blocks, ws.Tie(rate=2), "*.fc1.weight")
-    assign_copies(model)
+    give_everyone_a_copy(model)
     assert ws.retie_(model) == ALIASES
 
 
 def test_copies_that_differ_are_refused() -> None:
     model, _ = shared_chain()
-    assign_copies(model)
+    give_everyone_a_copy(model)
     model.blocks[3].fc1.weight.data[0, 0] += 1
     before = state(model)
     with pytest.raises(ModelChanged, match=r"'blocks\.3\.fc1\.weight' to 'blocks\.2\.fc1\.weight'.*different numbers"):
@@ -84,7 +85,7 @@ def test_a_failure_in_a_later_plan_undoes_the_earlier_ones() -> None:
     model, _ = chain()
     ws.share_(model, ws.Tie(rate=2), "*.fc1")
     ws.share_(model, ws.Tie(rate=2), "*.fc2")
-    assign_copies(model)
+    give_everyone_a_copy(model)
     model.blocks[5].fc2.bias.data[0] += 1
     before = state(model)
     with pytest.raises(ModelChanged, match="different numbers"):
@@ -94,7 +95,7 @@ def test_a_failure_in_a_later_plan_undoes_the_earlier_ones() -> None:
 
 def test_without_comparing_the_first_readers_numbers_stay() -> None:
     model, _ = shared_chain()
-    assign_copies(model)
+    give_everyone_a_copy(model)
     kept = bits(model.blocks[2].fc1.weight)
     model.blocks[3].fc1.weight.data[0, 0] += 1
     ws.retie_(model, compare=False)
@@ -119,7 +120,7 @@ def test_loading_without_assign_keeps_the_ties() -> None:
 @pytest.mark.parametrize("verb", [ws.fold, lambda model: ws.save(model, "never-written.safetensors")])
 def test_verbs_that_need_the_ties_refuse_a_model_without(verb: Callable[[nn.Module], object]) -> None:
     model, _ = shared_chain()
-    assign_copies(model)
+    give_everyone_a_copy(model)
     before = state(model)
     with pytest.raises(ModelChanged, match=r"were one parameter and no longer are.*retie_"):
         verb(model)

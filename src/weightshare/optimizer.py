@@ -1,0 +1,200 @@
+"""Optimizers and shared weights: parameter groups in which each slot stands once, and a check of those that exist.
+
+An optimizer knows tensors, not names. One that was made before sharing goes on stepping tensors that nothing reads; one
+that was given a tied tensor twice steps it twice. Neither says a word, so `check` does.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from weightshare import planning
+from weightshare._typing import Where
+from weightshare.errors import OptimizerMismatch, SpecError
+from weightshare.surgery.blocks import Place, in_norm, layer_numbers, places
+from weightshare.surgery.sites import Site, plain, select, sites
+
+
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    lr_scale: Literal["sum", "mean"] | None = None,
+    layer_decay: float | None = None,
+    lr: float | None = None,
+    no_decay: Where = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer: each slot once, decay where it belongs, nothing that is frozen.
+
+    Without decay: biases, all that norm layers hold, what the model lists in `no_weight_decay()` as timm's models do,
+    anything else with at most one dimension longer than 1 (gains, tokens, layer scales), and what `no_decay` names.
+
+    Args:
+        model: Any module, shared or not.
+        weight_decay: Decay of all others, at least 0.
+        lr_scale: A slot that `r` layers read gets the `"sum"` of their gradients, as in the papers; so it does with
+            `None`. `"mean"` steps it by their mean: its learning rate is divided by `r` and its decay multiplied by
+            `r`, which is exact for SGD and leaves the shrinking by AdamW as it was. (Adam's own step does not depend on
+            the scale of a gradient.)
+        layer_decay: Learning rates shrink by this factor, above 0 and at most 1, from each layer to the one before, as
+            in BEiT and timm: the stem is layer 0, blocks follow in order, a `norm` after them belongs to the last
+            block, the rest is the head, at scale 1. A slot gets the mean of its readers' scales.
+        lr: Learning rate at scale 1. With it, groups hold a scaled `lr`, which every optimizer and every scheduler of
+            torch keeps. Without it, they hold timm's `lr_scale` where scales differ from 1: timm's schedulers and
+            `weightshare train` multiply it in, torch's do not read it.
+        no_decay: Further parameters without decay, by the rule of `plan`'s `where`; `None` is none.
+
+    Returns:
+        One group for each pair of decay and scale, with `params`, `param_names`, `weight_decay`, and `lr` or `lr_scale`
+        where there is one.
+
+    Raises:
+        SpecError: If a number is out of its range or nothing in the model is trainable.
+        NoMatch: If `no_decay` matches nothing.
+
+    Source: the sum is that of Lin 2022 and Savarese 2019; layer-wise decay is that of Bao 2021 (BEiT).
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        >>> [(len(group["params"]), group["weight_decay"]) for group in param_groups(net, weight_decay=0.01)]
+        [(4, 0.01), (4, 0.0)]
+        >>> [group["lr"] for group in param_groups(net, weight_decay=0.0, layer_decay=0.5, lr=0.8)]
+        [0.1, 0.2, 0.4, 0.8]
+    """
+    _expect_number("weight_decay", weight_decay, "0 or more", lambda value: value >= 0)
+    _expect_number("layer_decay", layer_decay, "above 0 and at most 1, or None", lambda value: 0 < value <= 1)
+    _expect_number("lr", lr, "0 or more, or None", lambda value: value >= 0)
+    if lr_scale not in (None, "sum", "mean"):
+        raise SpecError(f"lr_scale={lr_scale!r}: need 'sum' or 'mean' of the gradients of a slot's readers, or None.")
+    model = plain(model)
+    found = sites(model)
+    trainable = [site for site in found if site.tensor.requires_grad]
+    if not trainable:
+        raise SpecError(f"{type(model).__name__} has no trainable parameter: requires_grad is False for all.")
+    undecayed = _without_decay(model, found)
+    if no_decay is not None:
+        undecayed |= {site.path for site in select(found, no_decay)}
+    readers = {tie[0]: len(tie) for tie in planning.applied_ties(model)} if lr_scale == "mean" else {}
+    layer_scales = _layer_scales(found, layer_decay)
+    grouped: dict[tuple[float, float], list[Site]] = defaultdict(list)
+    for site in trainable:
+        r = max((readers.get(name, 1) for name in site.names), default=1)
+        decay = 0.0 if site.path in undecayed else float(weight_decay) * r
+        grouped[decay, layer_scales[site.path] / r].append(site)
+    scaled = any(scale != 1 for _, scale in grouped)
+    groups = []
+    for (decay, scale), members in grouped.items():
+        group = {
+            "params": [site.tensor for site in members],
+            "param_names": [site.path for site in members],
+            "weight_decay": decay,
+        }
+        rate = {"lr_scale": scale} if lr is None else {"lr": lr * scale}
+        groups.append(group | (rate if scaled or lr is not None else {}))
+    return groups
+
+
+def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], model: nn.Module) -> None:
+    """Refuse an optimizer that does not fit a model any more, as one that was made before sharing does not.
+
+    Args:
+        optimizer: A torch optimizer, a wrapper that holds one as `.optimizer`, or all of several that share the work.
+        model: The model that it should train.
+
+    Raises:
+        OptimizerMismatch: Naming every entry that the model does not read (it trains nothing), every tensor with two
+            entries (it would be stepped twice), and every trainable slot without an entry; so too every parameter
+            whose like in another layer has one, as `unshare_` leaves them. A part of the model may stay out whole.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
+        >>> check(torch.optim.SGD(net.parameters(), lr=0.1), net)
+    """
+    found = sites(model)
+    read = {id(site.tensor): site for site in found}
+    seen: dict[int, str] = {}
+    problems = []
+    for label, tensor in _entries(optimizer):
+        if id(tensor) not in read:
+            problems.append(f"{label} trains nothing: the model does not read it")
+        elif id(tensor) in seen:
+            problems.append(f"{label} trains '{read[id(tensor)].path}' a second time, after {seen[id(tensor)]}")
+        seen.setdefault(id(tensor), label)
+    slots = {owner for owner, *_ in planning.applied_ties(model)}
+    stands = places(found)
+    roles = {place.role for site in found if id(site.tensor) in seen and isinstance(place := stands[site.path], Place)}
+    for site in found:
+        if site.tensor.requires_grad and id(site.tensor) not in seen:
+            place = stands[site.path]
+            if site.path in slots:
+                problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
+            elif isinstance(place, Place) and place.role in roles:
+                problems.append(f"'{site.path}' is in no group, so nothing trains it, as it does other '{place.role}'")
+    if problems:
+        listed = "\n  ".join(problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise OptimizerMismatch(
+            f"The optimizer does not fit the model:\n  {listed}{more}\n"
+            "Make the optimizer after sharing, from weightshare.param_groups(model, weight_decay)."
+        )
+
+
+def _entries(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor that one or several optimizers step, with a label that a user can find it by."""
+    several = optimizer if isinstance(optimizer, Sequence) else [optimizer]
+    for position, one in enumerate(several):
+        inner = getattr(one, "optimizer", None)
+        lead = f"optimizer {position}, " if len(several) > 1 else ""
+        for number, group in enumerate((inner if isinstance(inner, torch.optim.Optimizer) else one).param_groups):
+            names = group.get("param_names", [])
+            for entry, tensor in enumerate(group["params"]):
+                name = f" ('{names[entry]}')" if entry < len(names) else ""
+                yield f"{lead}group {number}, entry {entry}{name}, shape {tuple(tensor.shape)}", tensor
+
+
+def _without_decay(model: nn.Module, found: Sequence[Site]) -> set[str]:
+    """Paths of parameters that stand for a shift, a gain or a token rather than for a map."""
+    listed = _listed_by_model(model)
+    chosen = set()
+    for site in found:
+        last = [name.rpartition(".")[2] for name in site.names]
+        norm = in_norm(site) or ("Norm" in type(model).__name__ and "." not in site.path)
+        bias = any(name == "bias" or name.startswith("bias_") or name.endswith("_bias") for name in last)
+        vector = sum(length > 1 for length in site.shape) <= 1
+        # A layer with one output, or with one input, has a weight all the same.
+        layer = site.tensor.ndim >= 2 and any(name.startswith("weight") for name in last)
+        if norm or bias or (vector and not layer) or not listed.isdisjoint(site.names):
+            chosen.add(site.path)
+    return chosen
+
+
+def _listed_by_model(model: nn.Module) -> set[str]:
+    """What `no_weight_decay()` of a model, or of a part of it, names: timm's way of saying so."""
+    listed = set()
+    for path, module in model.named_modules():
+        lister: Any = getattr(type(module), "no_weight_decay", None)
+        if callable(lister):
+            names: Any = lister(module)
+            listed |= {planning.from_root(path, str(name)) for name in names}
+    return listed
+
+
+def _layer_scales(found: Sequence[Site], layer_decay: float | None) -> Mapping[str, float]:
+    if layer_decay is None:
+        return defaultdict(lambda: 1.0)
+    numbers = layer_numbers(found)
+    last = max(number for of_site in numbers.values() for number in of_site)
+    return {
+        path: sum(layer_decay ** (last - number) for number in of_site) / len(of_site)
+        for path, of_site in numbers.items()
+    }
+
+
+def _expect_number(name: str, value: object, needed: str, valid: Any) -> None:
+    if value is None and needed.endswith("None"):
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not valid(value):
+        raise SpecError(f"{name}={value!r}: need a finite number, {needed}.")
