@@ -77,10 +77,10 @@ def unshare_(model: nn.Module) -> None:
 
     Args:
         model: A model that `share_` or `Plan.apply_` changed, and not a part of it, since the plan is kept where it was
-            applied; a model without plans is left as it is.
+            applied; a model without plans, as `fold` gives one, is left as it is.
 
     Raises:
-        ModelChanged: If a path that a plan shares is gone. The model is then as it was.
+        ModelChanged: If a path that a plan shares is gone, or lies under a wrapper now. The model is then as it was.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))

@@ -37,6 +37,11 @@ class Transaction:
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         before = owner.get_parameter(name)
+        if name not in owner._parameters:  # a wrapper's property, as of PEFT's layers, which shows what it wraps
+            raise ModelChanged(
+                f"'{path}' belongs to another module, which {type(owner).__name__} wraps and shows under this name. "
+                "Take the wrapper off first (of PEFT: model.unload())."
+            )
         self._undo.append(lambda: setattr(owner, name, before))
         # setattr, not `_parameters`: recurrent layers keep a second list of their weights in step through it.
         setattr(owner, name, tensor)

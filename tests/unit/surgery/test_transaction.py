@@ -133,3 +133,26 @@ def test_annotate_none_removes() -> None:
         edits.annotate("note", None)
         edits.annotate("never_there", None)
     assert "note" not in vars(model)
+
+
+class Wrapper(nn.Module):
+    """Shows the weight of what it wraps under its own name, as PEFT's layers do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def weight(self) -> nn.Parameter:
+        return self.inner.weight
+
+
+def test_a_parameter_that_a_wrapper_only_shows_is_refused() -> None:
+    model = nn.Sequential(Wrapper(nn.Linear(2, 3)))
+    before = state(model)
+    with (
+        pytest.raises(ModelChanged, match=r"'0\.weight' belongs to another module, which Wrapper wraps.*unload"),
+        transaction(model) as edits,
+    ):
+        edits.put("0.weight", nn.Parameter(torch.zeros(3, 2)))
+    assert state(model) == before
