@@ -34,6 +34,10 @@ OrderSeed = Annotated[int | None, typer.Option(help="Seed of the random order.")
 Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back.")]
 Fuse = Annotated[str | None, typer.Option(help="first, mean or weighted_mean.")]
 Weights = Annotated[str | None, typer.Option(help="Of weighted_mean: one for each layer, such as 1,0.5,1,0.5.")]
+DataDir = Annotated[
+    str | None, typer.Option(help="Where data sets lie and are downloaded to; data or $WEIGHTSHARE_DATA by default.")
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the square that a folder's images are cut to, in pixels.")]
 Where = Annotated[list[str] | None, typer.Option(help="Glob on parameter or module paths; may be repeated.")]
 
 
@@ -95,34 +99,53 @@ def train(
     fuse: Fuse = None,
     weights: Weights = None,
     where: Where = None,
-    data: Annotated[str | None, typer.Option(help="Data set: digits.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, an .npz file or a folder of images."),
+    ] = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, may be repeated: crop=4, flip=true, rand_augment=[2,9], erase, mixup, cutmix."),
+    ] = None,
     init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices and kernels.")] = None,
+    layer_decay: Annotated[float | None, typer.Option(help="Factor on lr from a layer to the one before.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     devices: Annotated[int | None, typer.Option(help="How many, one process each.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Lightning Fabric's strategy: auto, ddp, ...")] = None,
     precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed, ...")] = None,
+    checkpoint_minutes: Annotated[
+        float | None, typer.Option(help="Keep the state inside an epoch, too, after so many minutes.")
+    ] = None,
+    tensorboard: Annotated[bool | None, typer.Option(help="Write scalars and pictures for TensorBoard.")] = None,
     out: Annotated[str | None, typer.Option(help="Run directory; a run that was stopped goes on there.")] = None,
 ) -> None:
     """Share a model, train it, fold it and write a run directory with a page."""
     from weightshare.training.run import CONFIG, PAGE, run
+    from weightshare.training.workplace import Stopped
 
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
-    schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay)
+    schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    schedule |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
+    options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
+    options |= {"checkpoint_minutes": checkpoint_minutes}
     options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
         config = Path(out) / CONFIG  # go on with the run that is there
     settings = _config(config, schedule, **options)
     try:
         summary = run(settings, echo=print)
-    except KeyboardInterrupt:
-        print(f"Stopped. Go on with: weightshare train --out {settings.out}", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, Stopped) as stop:
+        said = f"{stop} " if str(stop) else ""
+        print(f"Stopped. {said}Go on with: weightshare train --out {settings.out}", file=sys.stderr)
+        sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     if summary:
         print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")
         print(f"Page: {Path(settings.out) / PAGE}")
@@ -162,6 +185,24 @@ def fold(
     size, numbers = save(small, path), report_on(small)
     print(f"{path}: {size:,} bytes, {numbers.stored:,} stored numbers that {numbers.logical:,} places read.")
     print(f"Largest change of an output by folding: {output_difference(model, small, data):.1e}.")
+
+
+@app.command()
+def data(
+    source: Annotated[str, typer.Argument(help="As for train --data; also an .npz with packed JPEG images.")],
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    to: Annotated[Path | None, typer.Option(help="Write it to this .npz file, which loads faster.")] = None,
+) -> None:
+    """Say what a data set holds, once it is checked; write it as one .npz file."""
+    from weightshare.training.data import convert, load_data
+
+    found = load_data(source, data_dir, image_size) if to is None else convert(source, to, data_dir, image_size)
+    channels, height, width = found.train.shape
+    print(f"{found.name}: {len(found.train):,} images to learn from, {len(found.test):,} to be measured on,")
+    print(f"{found.classes} classes, {channels}×{height}×{width} pixels.")
+    if to is not None:
+        print(f"{to}: {to.stat().st_size:,} bytes. Train on it with: weightshare train MODEL --data {to}")
 
 
 @app.command()
@@ -237,18 +278,18 @@ def _numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
         raise ConfigError(f"{option} {text!r}: need numbers with commas between them.") from error
 
 
-def _pairs(texts: Sequence[str] | None) -> dict[str, Any]:
+def _pairs(texts: Sequence[str] | None, option: str = "--model-arg") -> dict[str, Any]:
     import yaml
 
     pairs = {}
     for text in texts or ():
         key, separator, value = text.partition("=")
         if not separator or not key.isidentifier():
-            raise ConfigError(f"--model-arg {text!r}: need KEY=VALUE.")
+            raise ConfigError(f"{option} {text!r}: need KEY=VALUE.")
         try:
             pairs[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--model-arg {text!r}: {error}") from error
+            raise ConfigError(f"{option} {text!r}: {error}") from error
     return pairs
 
 

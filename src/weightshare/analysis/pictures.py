@@ -30,7 +30,7 @@ def draw_assignment(plan: Plan) -> "Figure":
     groups = plan.groups[:MOST_ROWS]
     depth = max(len(group.items) for group in groups)
     cell = min(0.42, 8.4 / depth)
-    figure = Figure(figsize=(2.9 + cell * depth, 0.75 + 0.36 * len(groups)), layout="constrained")
+    figure = Figure(figsize=(max(5.4, 2.9 + cell * depth), 0.75 + 0.36 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for row, group in enumerate(groups):
         for layer, slot in enumerate(group.assignment.labels.tolist()):

@@ -9,7 +9,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("weightshare", "torch", "numpy", "safetensors", "lightning-fabric", "scikit-learn", "timm", "transformers")
+PACKAGES = (
+    "weightshare",
+    "torch",
+    "numpy",
+    "safetensors",
+    "lightning-fabric",
+    "kornia",
+    "scikit-learn",
+    "timm",
+    "transformers",
+)
 
 
 def environment() -> dict[str, Any]:

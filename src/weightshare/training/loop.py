@@ -1,29 +1,29 @@
 """One loop that trains a classifier, on Lightning Fabric: read it once and you know what every run here does."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
-import json
 import math
 from pathlib import Path
-import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.errors import TrainingError
-from weightshare.files.atomic import write_text
-from weightshare.training.data import Data, Split
+from weightshare.optimizer import check, param_groups
+from weightshare.training.board import Board
+from weightshare.training.data import Data, Split, augmentation
+from weightshare.training.keeper import Keeper
+from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
-from weightshare.training.snapshot import read_snapshot, write_snapshot
-from weightshare.verbs import check, param_groups, refuse_untied
+from weightshare.training.snapshot import Progress
+from weightshare.training.workplace import at_work, stoppable
+from weightshare.verbs import refuse_untied
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 History = list[dict[str, float]]
 
 
@@ -35,25 +35,35 @@ def fit(
     folder: str | Path | None = None,
     fabric: "Fabric | None" = None,
     label: str = "training",
+    checkpoint_minutes: float = 10.0,
+    tensorboard: bool = False,
 ) -> History:
     """Train a classifier in place, evaluate it after every epoch, and keep what is needed to go on after a stop.
+
+    A run that was killed and is started again ends with the weights that it would have had, to the last bit on one
+    kind of machine: weights, optimizer, order of the data and torch's random generators are where they were.
 
     Args:
         model: From `(batch, in, h, w)` to `(batch, classes)`; shared already, if it is to be shared.
         data: Where it learns and is measured.
         recipe: The schedule.
-        seed: Of the order of the images and of whatever the network draws.
-        folder: Where `checkpoint.safetensors` and `metrics.jsonl` go after every epoch; a checkpoint that is there
-            already is resumed from. `None` keeps nothing.
+        seed: Of the order of the images and of whatever the network and augmentation draw from torch.
+        folder: Where `checkpoint.safetensors` and `metrics.jsonl` go, for this process alone; a checkpoint that is
+            there already is resumed from. `None` keeps nothing.
         fabric: Device, precision and strategy; `None` is one process on the best device.
         label: What the progress bar says.
+        checkpoint_minutes: After how many minutes state is kept inside an epoch too. It is so after every epoch, and
+            when the process is asked to stop.
+        tensorboard: Whether to write scalars and pictures to `folder/tensorboard`.
 
     Returns:
         One row for each epoch: `epoch`, `lr`, `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy` (fractions),
-        `seconds` (training and evaluation of that epoch).
+        `seconds` (training and evaluation of that epoch), `images_per_second` (training alone).
 
     Raises:
-        TrainingError: If the model does not fit the data, the loss is not finite, or the checkpoint is of another run.
+        TrainingError: If the model does not fit the data, the loss is not finite, another process is at work in the
+            folder, or the checkpoint is of another run. After a SIGTERM a `Stopped`, the state kept; after an interrupt
+            a `KeyboardInterrupt` likewise.
         ModelChanged: If ties of an applied plan have come undone.
         FileError: If a checkpoint is damaged or cannot be written.
     """
@@ -61,70 +71,80 @@ def fit(
 
     fabric = fabric or Fabric(devices=1)
     refuse_untied(model)
-    torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(param_groups(model, recipe.weight_decay), lr=recipe.lr)
+    torch.manual_seed(seed + 1_000_003 * fabric.global_rank)
+    groups = param_groups(model, recipe.weight_decay, recipe.lr_scale, recipe.layer_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
     check(optimizer, model)
     network, stepper = fabric.setup(model, optimizer)
-    train, test = data.train.to(fabric.device), data.test.to(fabric.device)
-    _expect_logits(model, test, data.classes)
+    data = data.to(fabric.device)
+    _expect_logits(model, data)
+    vary = augmentation(recipe.augment, data.train.shape, data.classes)
+    batch_size = min(recipe.batch_size, len(data.train))
+    steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
+    run = {"recipe": asdict(recipe), "seed": seed, "data": data.name, "images": len(data.train), "steps": steps}
+    run |= {"processes": fabric.world_size}
 
-    batch_size = min(recipe.batch_size, len(train))
-    steps = len(train) // batch_size  # the last, smaller batch is dropped: another one each epoch
-    checkpoint = Path(folder) / CHECKPOINT if folder else None
-    run = {"recipe": asdict(recipe), "seed": seed, "images": len(train), "data": data.name}
-    scaler = getattr(fabric.strategy.precision, "scaler", None)  # of 16-mixed alone
-    history = _resume(checkpoint, model, optimizer, run, scaler)
+    with ExitStack() as around:
+        if folder is not None:
+            around.enter_context(at_work(folder))
+        keeper = Keeper(folder, fabric, model, optimizer, run, checkpoint_minutes)
+        at = keeper.resume()
+        stop = around.enter_context(stoppable(active=folder is not None))
+        done = len(at.history) * steps + at.step
+        board = around.enter_context(Board(folder if tensorboard and fabric.is_global_zero else None, done))
+        board.pictures(model, data, vary)
+        advance = around.enter_context(progress(label, recipe.epochs * steps, done, fabric.is_global_zero))
 
-    with _progress(fabric, label, total=recipe.epochs * steps, done=len(history) * steps) as advance:
-        for epoch in range(len(history), recipe.epochs):
-            started = time.perf_counter()
+        for epoch in range(len(at.history), recipe.epochs):
+            started = time.perf_counter() - at.seconds
             model.train()
-            sums = torch.zeros(3, device=fabric.device)  # loss, right answers, images
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            for step in range(steps):
-                lr = _learning_rate(recipe, epoch * steps + step, recipe.epochs * steps)
+            sums = torch.tensor(at.sums, device=fabric.device)
+            order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+            rows = [
+                chunk[fabric.global_rank :: fabric.world_size] for chunk in order.split(batch_size)[at.step : steps]
+            ]
+            for step, (images, labels) in enumerate(data.train.batches(rows), at.step + 1):
+                lr = _learning_rate(recipe, epoch * steps + step - 1, recipe.epochs * steps)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
-                batch = order[step * batch_size : (step + 1) * batch_size]
-                batch = batch[fabric.global_rank :: fabric.world_size].to(fabric.device)
-                images, labels = train.images[batch], train.labels[batch]
-                logits = network(images)
-                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+                    group["lr"] = lr * group.get("lr_scale", 1.0)
+                images, targets = vary(images, labels)
+                logits = network(data.train.normalised(images))
+                loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 fabric.backward(loss)
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 stepper.step()
                 optimizer.zero_grad()
-                sums += _sums(logits.detach(), labels, loss.detach())
+                sums += _sums(logits.detach(), labels, loss.detach(), sums)
                 advance(f"epoch {epoch + 1}/{recipe.epochs}")
+                if step % max(1, steps // 10) == 0 or step == steps:
+                    keeper.refuse_diverged(sums, epoch, recipe.lr)
+                    board.scalars(epoch * steps + step, batch_loss=loss, lr=lr)
+                if step < steps and keeper.is_due(stop, step):
+                    at.step, at.sums, at.seconds = step, sums.tolist(), time.perf_counter() - started
+                    keeper.refuse_diverged(sums, epoch, recipe.lr, after_step=True)
+                    keeper.keep(at)
+                    keeper.leave_if_asked(stop, f"in epoch {epoch + 1}, after step {step} of {steps}")
+            trained = time.perf_counter() - started
             train_loss, train_accuracy = _means(fabric, sums)
-            test_loss, test_accuracy = evaluate(network, test, fabric)
-            if not math.isfinite(train_loss) or not math.isfinite(test_loss):
-                kept = f"The last good state is in '{checkpoint}'" if checkpoint and history else "Nothing was kept"
-                raise TrainingError(
-                    f"The loss is {train_loss} in training and {test_loss} on the test images in epoch {epoch + 1}: it "
-                    f"diverged. {kept}. "
-                    f"Lower train.lr (now {recipe.lr})."
-                )
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "train_loss": train_loss,
-                    "train_accuracy": train_accuracy,
-                    "test_loss": test_loss,
-                    "test_accuracy": test_accuracy,
-                    "seconds": time.perf_counter() - started,
-                }
-            )
-            if checkpoint:
-                if fabric.is_global_zero:
-                    state = {"run": run, "history": history, "scaler": scaler.state_dict() if scaler else None}
-                    write_snapshot(checkpoint, model, optimizer, state)
-                    lines = (json.dumps(row, allow_nan=False) + "\n" for row in history)
-                    write_text(checkpoint.with_name(METRICS), "".join(lines))
-                fabric.barrier()
-    return history
+            test_loss, test_accuracy = evaluate(network, data.test, fabric)
+            keeper.refuse_diverged(sums, epoch, recipe.lr, test_loss=test_loss)
+            row = {
+                "epoch": epoch + 1,
+                "lr": _learning_rate(recipe, (epoch + 1) * steps - 1, recipe.epochs * steps),
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "seconds": time.perf_counter() - started,
+                "images_per_second": steps * batch_size / trained,
+            }
+            at = Progress(run, [*at.history, row])
+            board.scalars((epoch + 1) * steps, **row)
+            keeper.keep(at)
+            if epoch + 1 < recipe.epochs:
+                keeper.leave_if_asked(stop, f"after epoch {epoch + 1} of {recipe.epochs}")
+    return at.history
 
 
 def evaluate(
@@ -133,15 +153,13 @@ def evaluate(
     """Mean loss and accuracy (a fraction) of a classifier on a split, in evaluation mode; its mode is put back."""
     was_training = model.training
     model.eval()
-    sums = torch.zeros(3, device=split.images.device)
+    sums = torch.zeros(4, device=split.device)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    rows = [chunk[rank::world] for chunk in torch.arange(len(split)).split(batch_size)]
     with torch.no_grad():
-        for start in range(0, len(split), batch_size):
-            images = split.images[start : start + batch_size][rank::world]
-            labels = split.labels[start : start + batch_size][rank::world]
-            if len(labels):
-                logits = model(images)
-                sums += _sums(logits, labels, nn.functional.cross_entropy(logits, labels))
+        for images, labels in split.batches([chunk for chunk in rows if len(chunk)]):
+            logits = model(split.normalised(images))
+            sums += _sums(logits, labels, nn.functional.cross_entropy(logits, labels), sums)
     model.train(was_training)
     return _means(fabric, sums)
 
@@ -153,24 +171,24 @@ def _learning_rate(recipe: Recipe, step: int, total: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def _sums(logits: Tensor, labels: Tensor, loss: Tensor) -> Tensor:
+def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tensor:
+    """What a batch adds: loss, right answers, images, and whether all losses so far are finite; without a wait."""
     right = (logits.argmax(1) == labels).sum()
-    return torch.stack(
-        [loss.float() * len(labels), right.float(), torch.tensor(float(len(labels)), device=loss.device)]
-    )
+    images = torch.tensor(float(len(labels)), device=loss.device)
+    return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
 
 
 def _means(fabric: "Fabric | None", sums: Tensor) -> tuple[float, float]:
     if fabric and fabric.world_size > 1:
         sums = torch.as_tensor(fabric.all_reduce(sums, reduce_op="sum"))
-    loss, right, images = sums.tolist()
+    loss, right, images, _ = sums.tolist()
     return loss / images, right / images
 
 
-def _expect_logits(model: nn.Module, split: Split, classes: int) -> None:
+def _expect_logits(model: nn.Module, data: Data) -> None:
     was_training = model.training
     model.eval()
-    images = split.images[:2]
+    images, _ = data.test[:2]
     try:
         with torch.no_grad():
             logits = model(images)
@@ -180,59 +198,8 @@ def _expect_logits(model: nn.Module, split: Split, classes: int) -> None:
     finally:
         model.train(was_training)
     got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    needed = (len(images), classes)
+    needed = (len(images), data.classes)
     if got != needed:
         raise TrainingError(
             f"{type(model).__name__} gives {got} for {len(images)} images, need a tensor {needed}: one logit a class."
         )
-
-
-def _resume(
-    checkpoint: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    run: dict[str, Any],
-    scaler: torch.amp.GradScaler | None,
-) -> History:
-    if checkpoint is None or not checkpoint.exists():
-        return []
-    progress = read_snapshot(checkpoint, model, optimizer, run)
-    if scaler and progress["scaler"]:
-        scaler.load_state_dict(progress["scaler"])
-    return progress["history"]
-
-
-@contextmanager
-def _progress(fabric: "Fabric", label: str, total: int, done: int) -> Iterator[Any]:
-    """A bar with the time left on a terminal; elsewhere ten plain lines."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(file=sys.stderr)
-    if not fabric.is_global_zero or done >= total:
-        yield lambda _: None
-    elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        left = (TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, *left, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=total, completed=done)
-            yield lambda text: bar.update(task, advance=1, description=f"{label}, {text}")
-    else:
-        started, made = time.perf_counter(), 0
-        tenth = max(1, (total - done) // 10)
-
-        def line(text: str) -> None:
-            nonlocal made
-            made += 1
-            if made % tenth == 0:
-                left = (time.perf_counter() - started) / made * (total - done - made)
-                print(f"{label}, {text}, step {done + made}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
-
-        yield line

@@ -13,11 +13,13 @@ from weightshare.depth import fuse as fusions
 from weightshare.depth import topology
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
+from weightshare.training.data import Augment
 
 OrderName = Literal["sequential", "strided", "random"]
 PrecisionName = Literal["32-true", "bf16-mixed", "16-mixed"]
 SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal["first", "mean", "weighted_mean"]
+GradientName = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Recipe:
         warmup: Fraction of all steps over which the learning rate rises, 0 to 1.
         label_smoothing: 0 to 1.
         clip: Highest norm of the gradient, or nothing.
+        lr_scale: `sum` or `mean` of the gradients of a slot's readers; see `weightshare.param_groups`.
+        layer_decay: Factor on the learning rate from each layer to the one before, or nothing.
+        augment: What varies the training images.
     """
 
     epochs: int = 20
@@ -80,6 +85,9 @@ class Recipe:
     warmup: float = 0.1
     label_smoothing: float = 0.0
     clip: float | None = 1.0
+    lr_scale: GradientName = "sum"
+    layer_decay: float | None = None
+    augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
@@ -90,6 +98,7 @@ class Recipe:
             ("warmup", 0 <= self.warmup <= 1, "0 to 1"),
             ("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1"),
             ("clip", self.clip is None or self.clip > 0, "above 0, or nothing"),
+            ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1, or nothing"),
         ):
             if not valid:
                 raise ConfigError(f"train.{name}={getattr(self, name)!r}: need {needed}.")
@@ -102,7 +111,9 @@ class RunConfig:
     Args:
         model: `convmixer:C/D/P/K`, `timm:NAME` or `module:callable`.
         model_args: Further keyword arguments of the model.
-        data: Name of the data set.
+        data: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, an `.npz` file or a folder of images.
+        data_dir: Where data sets lie; `data` or what `WEIGHTSHARE_DATA` names if nothing.
+        image_size: Side of the square that images of a folder are cut to, in pixels, or nothing.
         init: A file of `weightshare.save` whose weights the model starts from, before it is shared.
         share: What is shared, in order; nothing for a plain network.
         train: The schedule.
@@ -111,6 +122,8 @@ class RunConfig:
         devices: How many of them, one process each.
         strategy: Fabric's strategy, such as `auto` or `ddp`.
         precision: `32-true`, `bf16-mixed` or `16-mixed`: weights are float32 in each.
+        checkpoint_minutes: After how many minutes the state of training is kept inside an epoch too.
+        tensorboard: Whether to write scalars and pictures for TensorBoard.
         out: The run directory.
 
     Raises:
@@ -120,6 +133,8 @@ class RunConfig:
     model: str
     model_args: dict[str, Any] = field(default_factory=dict)
     data: str = "digits"
+    data_dir: str | None = None
+    image_size: int | None = None
     init: str | None = None
     share: list[Share] = field(default_factory=list)
     train: Recipe = field(default_factory=Recipe)
@@ -128,12 +143,16 @@ class RunConfig:
     devices: int = 1
     strategy: str = "auto"
     precision: PrecisionName = "32-true"
+    checkpoint_minutes: float = 10.0
+    tensorboard: bool = False
     out: str = "runs/run"
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
             ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
             ("devices", self.devices >= 1, "1 or more"),
+            ("image_size", self.image_size is None or self.image_size >= 1, "1 or more pixels, or nothing"),
+            ("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more"),
             ("out", bool(self.out), "the name of a folder"),
             ("model_args", all(isinstance(key, str) for key in self.model_args), "names as keys"),
         ):

@@ -7,6 +7,7 @@ metrics.jsonl           one line for each epoch
 checkpoint.safetensors  state of the training, to resume from
 model.safetensors       the trained model with its plans, for `weightshare.load`
 folded.safetensors      the folded plain model
+tensorboard/            scalars and pictures, if asked for
 summary.json            counts, accuracy, sizes, seconds
 report.html             the page to look at
 """
@@ -30,8 +31,10 @@ from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
-from weightshare.training.loop import METRICS, evaluate, fit
+from weightshare.training.keeper import METRICS
+from weightshare.training.loop import evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
+from weightshare.training.workplace import at_work
 from weightshare.verbs import fold, plan
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
 CONFIG, SUMMARY, PLANS, ENVIRONMENT = "config.yaml", "summary.json", "plan.json", "environment.json"
 MODEL, FOLDED, PAGE = "model.safetensors", "folded.safetensors", "report.html"
+
+ANYWHERE = {"out", "data_dir", "checkpoint_minutes", "tensorboard"}
+"""What may differ when a run goes on: folders may be moved, and the rest does not touch what is computed."""
 
 
 def _silent(text: str) -> None:
@@ -64,10 +70,16 @@ def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "
     if finished is not None:
         echo(f"'{folder}' is finished already: nothing to do.")
         return finished
+    with at_work(folder):
+        return _work(config, echo, label)
+
+
+def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[str, Any]:
+    folder = Path(config.out)
     fabric = _fabric(config)
     if not fabric.is_global_zero:
         echo = _silent
-    data = load_data(config.data)
+    data = _data(config)
     model, plans = prepared(config, data)
     for made in plans:
         echo(f"{made}\n")
@@ -78,7 +90,8 @@ def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "
             write_json(folder / PLANS, [json.loads(made.to_json()) for made in plans])
     fabric.barrier()
     before = time.perf_counter()
-    history = fit(model, data, config.train, config.seed, folder, fabric, label)
+    minutes, board = config.checkpoint_minutes, config.tensorboard
+    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board)
     seconds = time.perf_counter() - before
     model.cpu()
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
@@ -118,6 +131,7 @@ def _finish(
         "folded_output_difference": difference,
         "model_file_bytes": save(model, folder / MODEL),
         "folded_file_bytes": save(small, folder / FOLDED),
+        "images_per_second": sum(row["images_per_second"] for row in history) / len(history),
         "training_seconds": sum(row["seconds"] for row in history),
         "wall_seconds_of_last_session": seconds,
         "peak_memory_bytes": peak_memory(),
@@ -169,7 +183,7 @@ def trained(folder: str | Path) -> tuple[nn.Module, Data]:
     config = read_config(folder)
     if not (Path(folder) / MODEL).is_file():
         raise TrainingError(f"The run '{folder}' is not finished. Go on with: weightshare train --out {folder}")
-    data = load_data(config.data)
+    data = _data(config)
     torch.manual_seed(config.seed)
     model = _built(config, data)
     return load(Path(folder) / MODEL, model), data
@@ -221,7 +235,7 @@ def output_difference(model: nn.Module, folded: nn.Module, data: Data) -> float:
     model.eval()
     folded.eval()
     with torch.no_grad():
-        images = data.test.images[:512]
+        images, _ = data.test[:512]
         return (model(images) - folded(images)).abs().max().item()
 
 
@@ -247,6 +261,10 @@ def _fabric(config: RunConfig) -> "Fabric":
     return fabric
 
 
+def _data(config: RunConfig) -> Data:
+    return load_data(config.data, config.data_dir, config.image_size)
+
+
 def _built(config: RunConfig, data: Data) -> nn.Module:
     return build(config.model, **{"in_channels": data.channels, "classes": data.classes} | config.model_args)
 
@@ -255,7 +273,7 @@ def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """The summary of a finished run of this very configuration, or `None` if there is none yet."""
     if (folder / CONFIG).is_file():
         there, asked = asdict(read_config(folder)), asdict(config)
-        differs = [key for key in asked if key != "out" and there[key] != asked[key]]  # a folder may be moved
+        differs = [key for key in asked if key not in ANYWHERE and there[key] != asked[key]]
         if differs:
             raise TrainingError(
                 f"'{folder}' holds another run: {', '.join(differs)} differ. Choose another, or delete it."

@@ -1,6 +1,13 @@
-"""Training state in one file: model, optimizer, random generators and history, written whole or not at all."""
+"""Training state in one file: model, optimizer, random generators and progress, written whole or not at all.
 
-from collections.abc import Mapping
+Everything that a file says is looked at before anything is changed: a file that does not fit leaves model, optimizer
+and generators as they were.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +19,36 @@ from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 
 KIND = "training"
+ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Args:
+        run: What a resumed run has to agree in.
+        history: One row for each epoch that is done.
+        step: Steps done in the epoch after those.
+        sums: Over these steps: loss, right answers, images, and steps before the first loss that is not finite.
+        seconds: These steps took.
+        scaler: State of the gradient scaler of mixed precision, where there is one.
+    """
+
+    run: dict[str, Any]
+    history: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    seconds: float = 0.0
+    scaler: dict[str, Any] | None = None
 
 
 def write_snapshot(
     path: str | Path,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: Mapping[str, Any],
+    progress: Progress,
+    generators: Sequence[Mapping[str, Tensor]],
 ) -> None:
     """Write the state of a training run in one step.
 
@@ -26,7 +56,8 @@ def write_snapshot(
         path: The file; the one before is replaced once this one is whole.
         model: Its parameters and buffers are written, each tensor once.
         optimizer: Its state and groups.
-        progress: Whatever else a resumed run needs, as JSON.
+        progress: How far the run is; JSON-able.
+        generators: For each process the states of its random generators, by device; see `generators`.
 
     Raises:
         FileError: If the disk refuses; the file before is then unchanged.
@@ -41,64 +72,169 @@ def write_snapshot(
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    content = {
-        "kind": KIND,
-        "groups": state["param_groups"],
-        "numbers": numbers,
-        "progress": dict(progress),
-    }
+    for rank, of_rank in enumerate(generators):
+        tensors |= {f"rng.{rank}.{device}": value for device, value in of_rank.items()}
+    content = {"kind": KIND, "groups": state["param_groups"], "numbers": numbers, "progress": asdict(progress)}
     archive.write(path, tensors, {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()}, content)
 
 
 def read_snapshot(
-    path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Put a model, an optimizer and the random generators where a run was.
+    path: str | Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run: Mapping[str, Any],
+    rank: int = 0,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Progress:
+    """Put a model, an optimizer and this process's random generators where a run was.
 
     Args:
         path: A file of `write_snapshot`.
         model: Shared as it was when the file was written.
         optimizer: Made for that model.
-        run: What `progress["run"]` has to be; nothing is changed if it is not.
+        run: What `Progress.run` has to be; needs `steps`, those of one epoch.
+        rank: Number of this process.
+        scaler: Of mixed precision; it is put where it was, too.
 
     Returns:
-        The `progress` that was written.
+        How far the run was.
 
     Raises:
         TrainingError: If the file belongs to another run; what differs is named.
-        FileError: If the file is damaged, or the model or the optimizer is not the one that it was written for.
+        FileError: If the file is damaged, or the model or the optimizer is not the one that it was written for. In
+            both cases nothing is changed.
     """
     held = archive.read(path, KIND)
-    written = held.content["progress"]["run"]
-    if written != run:
-        differs = ", ".join(sorted(key for key in run if written.get(key) != run[key]))
-        raise TrainingError(f"'{path}' belongs to another run: {differs} differ. Choose another folder, or delete it.")
+    try:
+        progress = _progress(held.content["progress"], run)
+        values = _model_values(held, model)
+        state = _optimizer_state(held, optimizer)
+        if scaler is not None:
+            progress.scaler = _like("the gradient scaler", progress.scaler, scaler.state_dict())
+        _set_generators(held, rank)
+    except TrainingError as error:
+        raise TrainingError(f"'{path}' {error} Choose another folder, or delete it.") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        said = str(error) if isinstance(error, FileError) else f"it is damaged ({type(error).__name__}: {error})."
+        raise FileError(f"'{path}' cannot be resumed from: {said}") from error
+    optimizer.load_state_dict(state)
+    if scaler is not None and progress.scaler is not None:
+        scaler.load_state_dict(progress.scaler)
+    with torch.no_grad():
+        for tensor, value in values:
+            tensor.copy_(value)
+    return progress
+
+
+def generators() -> dict[str, Tensor]:
+    """The states of torch's random generators in this process, by device."""
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
+
+
+def _set_generators(held: archive.Archive, rank: int) -> None:
+    """Set them; torch refuses a state that is none before it changes anything."""
+    for device, own in generators().items():
+        value = held.tensors.get(f"rng.{rank}.{device}")
+        if value is None and device != "cpu":
+            continue  # the run was on another device so far
+        if value is None or (value.shape, value.dtype) != (own.shape, own.dtype):
+            raise FileError(f"it holds no state of the {device} random generator of process {rank}.")
+        if device == "cpu":
+            torch.set_rng_state(value)
+        else:
+            torch.cuda.set_rng_state(value)
+
+
+def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
+    keys = {known.name for known in fields(Progress)}
+    if set(entry) != keys or not isinstance(entry["history"], list):
+        raise FileError(f"it does not say how far the run was: need {', '.join(sorted(keys))}.")
+    progress = Progress(**entry)
+    if progress.run != run:
+        differs = sorted(key for key in {**run, **progress.run} if progress.run.get(key) != run.get(key))
+        raise TrainingError(f"belongs to another run: {', '.join(differs)} differ.")
+    for row in progress.history:
+        if set(row) != set(ROW) or not all(_finite(value) for value in row.values()):
+            raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
+    counts = [row["epoch"] for row in progress.history]
+    whole = type(progress.step) is int and 0 <= progress.step < run["steps"]
+    in_order = counts == list(range(1, len(counts) + 1)) and len(counts) <= run["recipe"]["epochs"]
+    summed = len(progress.sums) == 4 and all(_finite(value) for value in progress.sums) and _finite(progress.seconds)
+    if not (whole and in_order and summed):
+        raise FileError("it does not say how far the run was.")
+    return progress
+
+
+def _model_values(held: archive.Archive, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     owned, aliases = owners(model)
     if {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()} != held.aliases:
-        raise FileError(f"'{path}' was written for a model that shares otherwise: apply the same plan before resuming.")
+        raise FileError("it was written for a model that shares otherwise. Apply the same plan before resuming.")
+    values = []
     for name, tensor in owned.items():
         value = held.tensors.get(f"model.{name}")
         if value is None or (value.shape, value.dtype) != (tensor.shape, tensor.dtype):
             got = "missing" if value is None else f"{tuple(value.shape)} {value.dtype}"
-            raise FileError(f"'{name}' is {got} in '{path}', the model has {tuple(tensor.shape)} {tensor.dtype}.")
+            raise FileError(f"'{name}' is {got}, the model has {tuple(tensor.shape)} {tensor.dtype}.")
+        values.append((tensor, value))
+    return values
+
+
+def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What `load_state_dict` may be given: every key, kind and shape is one that this optimizer has itself."""
+    mine: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    groups = held.content["groups"]
+    if len(groups) != len(mine):
+        raise FileError(f"it was written for another optimizer, of {len(groups)} groups instead of {len(mine)}.")
+    loaded = [_like(f"group {number}", *pair) for number, pair in enumerate(zip(groups, mine, strict=True))]
+    if [group["params"] for group in loaded] != [group["params"] for group in mine]:
+        raise FileError("it was written for another optimizer, whose groups hold other parameters.")
+    parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    keys = _state_of_a_number(optimizer)
     state: dict[int, dict[str, Any]] = {}
     for name, value in held.tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
+            shapes = (parameters[int(index)].shape, torch.Size())
+            if int(index) < 0 or value.shape not in shapes or not value.is_floating_point():
+                raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
             state.setdefault(int(index), {})[key] = value
     for index, entries in held.content["numbers"].items():
         state.setdefault(int(index), {}).update(entries)
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": held.content["groups"]})
-    except (ValueError, KeyError) as error:
-        raise FileError(f"'{path}' was written for another optimizer: {error}.") from error
-    with torch.no_grad():
-        for name, tensor in owned.items():
-            tensor.copy_(held.tensors[f"model.{name}"])
-    torch.set_rng_state(held.tensors["rng.cpu"])
-    if "rng.cuda" in held.tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(held.tensors["rng.cuda"])
-    return held.content["progress"]
+    for index, entries in state.items():
+        if not 0 <= index < len(parameters) or set(entries) != keys:
+            raise FileError(f"the optimizer's state of parameter {index} has {sorted(entries)}, need {sorted(keys)}.")
+    return {"state": state, "param_groups": loaded}
+
+
+def _like(name: str, value: Any, own: Any) -> Any:
+    """A value as the optimizer or the scaler has it itself: the same keys and kinds; JSON knows no tuples."""
+    if isinstance(own, dict):
+        if not isinstance(value, dict) or set(value) != set(own):
+            raise FileError(f"{name} is {value!r}, need the keys {', '.join(own)}.")
+        return {key: _like(f"{key} of {name}", value[key], own[key]) for key in own}
+    if isinstance(own, list | tuple):
+        if not isinstance(value, list) or len(value) != len(own):
+            raise FileError(f"{name} is {value!r}, need {len(own)} values.")
+        return type(own)(_like(name, one, other) for one, other in zip(value, own, strict=True))
+    if isinstance(own, bool | str | None):
+        if type(value) is not type(own) or value != own:
+            raise FileError(f"{name} is {value!r}, here it is {own!r}.")
+        return own
+    if not _finite(value):
+        raise FileError(f"{name} is {value!r}, need a finite number.")
+    return type(own)(value)
+
+
+def _state_of_a_number(optimizer: torch.optim.Optimizer) -> set[str]:
+    """The keys that this kind of optimizer keeps for a parameter that it has stepped: a twin steps a zero to say so."""
+    zero = nn.Parameter(torch.zeros(1))
+    zero.grad = torch.zeros(1)
+    taken = signature(type(optimizer)).parameters  # `defaults` holds what subclasses of AdamW's kind set, too
+    twin = type(optimizer)([zero], **{key: value for key, value in optimizer.defaults.items() if key in taken})
+    twin.step()
+    return set(twin.state[zero])
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.support import state
 from tests.zoo import Case, chain, parameter_list, parametrized, recurrent, tied_embedding
+from weightshare.errors import ModelChanged
 from weightshare.surgery.edit import Transaction, transaction
 
 

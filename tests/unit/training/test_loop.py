@@ -14,8 +14,9 @@ from weightshare.depth.tie import Tie
 from weightshare.errors import FileError, ModelChanged, TrainingError
 from weightshare.models import convmixer
 from weightshare.training import loop
-from weightshare.training.data import Data, Split, load_data
-from weightshare.training.loop import CHECKPOINT, METRICS, evaluate, fit
+from weightshare.training.data import Data, InMemory, load_data
+from weightshare.training.keeper import CHECKPOINT, METRICS
+from weightshare.training.loop import evaluate, fit
 from weightshare.training.recipe import Recipe
 from weightshare.verbs import share_
 
@@ -58,9 +59,10 @@ def test_evaluation_counts_every_image_once_and_restores_the_mode(digits):
     loss, accuracy = evaluate(model, digits.test, batch_size=17)
     assert model.training
     model.eval()
-    logits = model(digits.test.images)
-    assert accuracy == pytest.approx((logits.argmax(1) == digits.test.labels).float().mean().item())
-    assert loss == pytest.approx(nn.functional.cross_entropy(logits, digits.test.labels).item(), rel=1e-5)
+    images, labels = digits.test[:]
+    logits = model(images)
+    assert accuracy == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(digits, cpu, tmp_path, monkeypatch):
@@ -137,7 +139,7 @@ def test_a_run_that_diverges_in_its_last_step_is_no_success(digits, cpu, tmp_pat
     once = Recipe(epochs=1, batch_size=1437, lr=1e30)
     with pytest.raises(TrainingError, match=r"test images in epoch 1: it diverged\. Nothing was kept"):
         fit(network(), digits, once, folder=tmp_path, fabric=cpu)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_the_scale_of_mixed_precision_is_resumed(digits, tmp_path):
@@ -194,6 +196,6 @@ def test_progress_without_a_terminal_is_plain_lines_with_the_time_left(digits, c
 
 
 def test_a_batch_larger_than_the_data_is_the_data(cpu):
-    images, labels = torch.randn(11, 1, 8, 8), torch.randint(10, (11,))
-    tiny = Data("tiny", Split(images, labels), Split(images, labels), classes=10)
+    split = InMemory(torch.rand(11, 1, 8, 8), torch.randint(10, (11,)), scale=1.0, mean=(0.5,), std=(0.5,))
+    tiny = Data("tiny", split, split, classes=10)
     assert len(fit(network(), tiny, Recipe(epochs=1, batch_size=64), fabric=cpu)) == 1

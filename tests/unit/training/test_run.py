@@ -40,7 +40,7 @@ def test_the_directory_holds_all_that_it_should(finished):
     folder, summary = finished
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "environment.json", "plan.json", "metrics.jsonl", "checkpoint.safetensors",
-        "model.safetensors", "folded.safetensors", "summary.json", "report.html",
+        "model.safetensors", "folded.safetensors", "summary.json", "report.html", ".lock",
     }  # fmt: skip
     assert json.loads((folder / "summary.json").read_text()) == summary
     details = json.loads((folder / "environment.json").read_text())
@@ -93,7 +93,8 @@ def test_the_trained_model_comes_back_shared(finished):
     model, data = trained(folder)
     assert model.blocks[2].pointwise.weight is model.blocks[3].pointwise.weight
     model.eval()
-    right = (model(data.test.images).argmax(1) == data.test.labels).float().mean().item()
+    images, labels = data.test[:]
+    right = (model(images).argmax(1) == labels).float().mean().item()
     assert right == pytest.approx(summary["accuracy"])
 
 

@@ -1,0 +1,137 @@
+"""What varies images in training: which changes, with which strength, and in which order they are made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+import math
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from weightshare.errors import ConfigError
+from weightshare.training.data.mixing import mixing
+from weightshare.training.data.moves import moving
+
+Augmentation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Which changes are made to images of the training part; the default is none.
+
+    Args:
+        crop: Black pixels put around an image before a part of the old size is cut out at random; 0 for none. CIFAR is
+            usually trained with 4.
+        flip: Whether half of the images are mirrored, left to right.
+        rand_augment: `(n, m)` of RandAugment (Cubuk et al. 2019, arXiv 1909.13719): n changes out of 15 for each image,
+            drawn anew for each one, of strength m between 0 and 30. Needs kornia.
+        erase: Probability that a rectangle of an image is blackened (Zhong et al. 2017, arXiv 1708.04896), 0 to 1. Its
+            area is 2 to 33 % of the image, its sides' ratio 0.3 to 3.3. Needs kornia.
+        mixup: α of Beta(α, α) that the weight of images mixed in pairs is drawn from (Zhang et al. 2017, arXiv
+            1710.09412); 0 for none.
+        cutmix: α of Beta(α, α) that the area is drawn from that an image takes over from another (Yun et al. 2019,
+            arXiv 1905.04899); 0 for none. With `mixup` too, each batch has one of the two, with even chances.
+
+    Raises:
+        ConfigError: If a value has the wrong kind or is out of range.
+
+    Example:
+        >>> Augment(crop=4, flip=True)
+        Augment(crop=4, flip=True, rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0)
+    """
+
+    crop: int = 0
+    flip: bool = False
+    rand_augment: list[int] | tuple[int, ...] | None = None
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if type(self.crop) is not int or self.crop < 0:
+            raise _wrong("crop", self.crop, "a whole number of pixels, 0 or more")
+        if type(self.flip) is not bool:
+            raise _wrong("flip", self.flip, "true or false")
+        if self.rand_augment is not None:
+            object.__setattr__(self, "rand_augment", _two(self.rand_augment))
+        if not _number(self.erase) or not 0 <= self.erase <= 1:
+            raise _wrong("erase", self.erase, "a probability, 0 to 1")
+        for name in ("mixup", "cutmix"):
+            if not _number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
+                raise _wrong(name, getattr(self, name), "a finite number, 0 or more")
+        for name in ("erase", "mixup", "cutmix"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def soft(self) -> bool:
+        """Whether targets are shares of classes instead of labels."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed at all."""
+        return any(getattr(self, entry.name) for entry in fields(self))
+
+
+def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) -> Augmentation:
+    """Make the function that varies a batch.
+
+    Crops and flips come first, then RandAugment, erasing, and mixing of pairs.
+
+    Args:
+        augment: What to do.
+        shape: Of one image: `(in, h, w)`.
+        classes: Number of classes, at least every label + 1.
+
+    Returns:
+        From `(images, labels)`, float32 `(batch, in, h, w)` in [0, 1] and int64 `(batch)` on one device, to images of
+        the same shape in [0, 1] and targets: the labels, or with `mixup` or `cutmix` float32 `(batch, classes)`, each
+        row of sum 1. What is put in stays as it is. Random numbers come from torch's global generator of the CPU, on
+        whatever device the images are: the same state gives the same batch.
+
+    Raises:
+        ConfigError: If kornia is needed and not installed, or RandAugment is to vary images of other than 1 or 3
+            channels.
+
+    Example:
+        >>> import torch
+        >>> vary = augmentation(Augment(crop=1, mixup=0.2), shape=(3, 5, 7), classes=2)
+        >>> images, targets = vary(torch.rand(11, 3, 5, 7), torch.zeros(11, dtype=torch.int64))
+        >>> tuple(images.shape), tuple(targets.shape)
+        ((11, 3, 5, 7), (11, 2))
+    """
+    steps: list[Callable[[Tensor], Tensor]] = []
+    if augment.crop or augment.flip:
+        steps.append(moving(augment.crop, augment.flip))
+    if augment.rand_augment or augment.erase:
+        from weightshare.training.data.pixels import erasing, rand_augment  # they import kornia
+
+        if augment.rand_augment:
+            steps.append(rand_augment(augment.rand_augment[0], augment.rand_augment[1], channels=shape[0]))
+        if augment.erase:
+            steps.append(erasing(augment.erase))
+    mix = mixing(augment.mixup, augment.cutmix, classes) if augment.soft else None
+
+    def vary(
+        images: Float[Tensor, "batch in h w"], labels: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch in h w"], Tensor]:
+        for step in steps:
+            images = step(images)
+        return mix(images, labels) if mix else (images, labels)
+
+    return vary
+
+
+def _two(value: Any) -> list[int]:
+    """`[n, m]` as a list, whatever sequence it came as: JSON and YAML give it back so."""
+    pair = list(value) if isinstance(value, list | tuple) else []
+    if len(pair) != 2 or any(type(number) is not int for number in pair) or pair[0] < 1 or not 0 < pair[1] < 30:
+        raise _wrong("rand_augment", value, "[n, m] with n from 1 and m from 1 to 29, or nothing")
+    return pair
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _wrong(name: str, value: Any, needed: str) -> ConfigError:
+    return ConfigError(f"augment.{name}={value!r}: need {needed}.")

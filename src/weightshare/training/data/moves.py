@@ -1,0 +1,51 @@
+"""Random crops and mirror images of a whole batch in one gather: on two cores many times faster than one by one."""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def moving(padding: int, flip: bool) -> Callable[[Tensor], Tensor]:
+    """Make the function that cuts each image out at random from itself with a border, and mirrors half of them.
+
+    Args:
+        padding: Width of the black border in pixels; 0 for no crop.
+        flip: Whether to mirror.
+
+    Returns:
+        From `(batch, in, h, w)` to the same shape. Whatever `padding` and `flip` are, it draws the same numbers.
+    """
+
+    def move(images: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch in h w"]:
+        count = len(images)
+        down, right = torch.randint(0, 2 * padding + 1, (2, count))
+        mirrored = (torch.rand(count) < 0.5) & flip
+        return moved(images, padding, down, right, mirrored)
+
+    return move
+
+
+def moved(images: Tensor, padding: int, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:
+    """Cut each image out of itself with a border, at `(down, right)` from the corner, then mirror some.
+
+    Args:
+        images: `(batch, in, h, w)`.
+        padding: Width of the border of zeros.
+        down: Row of the border's picture where each cut starts, 0 to 2 * padding, int64 `(batch)`.
+        right: Its column, likewise.
+        mirrored: Which images are mirrored, bool `(batch)`.
+    """
+    count, _, height, width = images.shape
+    across = torch.arange(width).expand(count, width)
+    columns = torch.where(mirrored[:, None], across.flip(1), across) + right[:, None]
+    rows = torch.arange(height) + down[:, None]
+    if padding:
+        images = pad(images, (padding, padding, padding, padding))
+    rows, columns = (index.to(images.device, non_blocking=True) for index in (rows, columns))
+    # Channels last, for whole pixels to be copied and for one index for all channels.
+    pixels = images.permute(0, 2, 3, 1)
+    batch = torch.arange(count, device=images.device)[:, None, None]
+    return pixels[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

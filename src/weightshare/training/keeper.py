@@ -1,0 +1,130 @@
+"""What a run keeps while it goes on: when its state is written, when it stops, and when it is given up."""
+
+import json
+import math
+from pathlib import Path
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from weightshare.errors import TrainingError
+from weightshare.files.atomic import write_text
+from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
+from weightshare.training.workplace import Stop, Stopped
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+AGREE_EVERY = 10  # steps after which several processes ask each other whether to stop
+
+
+class Keeper:
+    """Keeps the state of a run in its folder, and decides when.
+
+    Args:
+        folder: The run directory; with `None` nothing is kept.
+        fabric: Says which processes there are.
+        model: What is trained.
+        optimizer: By what.
+        run: What a resumed run has to agree in; see `Progress`.
+        minutes: After how many minutes the state is kept inside an epoch.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        fabric: "Fabric",
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        run: dict[str, Any],
+        minutes: float,
+    ) -> None:
+        self.path = Path(folder) / CHECKPOINT if folder is not None else None
+        self.fabric, self.model, self.optimizer, self.run = fabric, model, optimizer, run
+        self.seconds, self.kept = 60 * minutes, time.monotonic()
+        self.scaler = getattr(fabric.strategy.precision, "scaler", None)  # of 16-mixed alone
+
+    def resume(self) -> Progress:
+        """Put everything where a run was that was stopped, or say that none was."""
+        if self.path is None or not self.path.exists():
+            return Progress(self.run)
+        rank = self.fabric.global_rank
+        at = read_snapshot(self.path, self.model, self.optimizer, self.run, rank, self.scaler)
+        if self.fabric.is_global_zero:
+            self._write_metrics(at)  # a process may have been killed between the two files
+        return at
+
+    def is_due(self, stop: Stop, step: int) -> bool:
+        """Whether to keep the state now; several processes agree on it, every few steps."""
+        due = self.path is not None and (stop.signal is not None or time.monotonic() - self.kept >= self.seconds)
+        if self.fabric.world_size == 1 or self.path is None:
+            return due
+        return step % AGREE_EVERY == 0 and self._any(due)
+
+    def keep(self, at: Progress) -> None:
+        """Write the state, then the metrics."""
+        if self.path is None:
+            return
+        at.scaler = self.scaler.state_dict() if self.scaler else None
+        states = _of_all(self.fabric, generators())
+        if self.fabric.is_global_zero:
+            write_snapshot(self.path, self.model, self.optimizer, at, states)
+            self._write_metrics(at)
+        self.fabric.barrier()
+        self.kept = time.monotonic()
+
+    def leave_if_asked(self, stop: Stop, where: str) -> None:
+        """Raise if this process, or one that works with it, was asked to stop; the state is kept already."""
+        if self.path is None or not self._any(stop.signal is not None):
+            return
+        said = f"Stopped {where}; the state is in '{self.path}'. Start it again and it goes on from there."
+        if stop.signal is stop.INTERRUPT:
+            raise KeyboardInterrupt(said)
+        raise Stopped(said, stop.signal or stop.TERMINATE)
+
+    def refuse_diverged(
+        self, sums: Tensor, epoch: int, lr: float, test_loss: float = 0.0, after_step: bool = False
+    ) -> None:
+        """Raise if a loss or a weight was not finite, before such a state is kept."""
+        loss, _, _, good = sums.tolist()
+        seen = {
+            f"in training from step {int(good) + 1}": loss,
+            "in the weights": _sum_of_weights(self.model) if after_step else 0.0,
+            "on the test images": test_loss,
+        }
+        bad = [f"{value} {where}" for where, value in seen.items() if not math.isfinite(value)]
+        if not self._any(bool(bad)):
+            return
+        kept = "Nothing was kept"
+        if self.path is not None and self.path.exists():
+            kept = f"The last good state is in '{self.path}'"
+        raise TrainingError(
+            f"The loss is {' and '.join(bad) or 'not finite in another process'} in epoch {epoch + 1}: it diverged. "
+            f"{kept}. Lower train.lr (now {lr})."
+        )
+
+    def _any(self, here: bool) -> bool:
+        if self.fabric.world_size == 1:
+            return here
+        votes = self.fabric.all_reduce(torch.tensor(float(here), device=self.fabric.device), reduce_op="sum")
+        return bool(torch.as_tensor(votes) > 0)
+
+    def _write_metrics(self, at: Progress) -> None:
+        assert self.path is not None
+        lines = (json.dumps(row, allow_nan=False) + "\n" for row in at.history)
+        write_text(self.path.with_name(METRICS), "".join(lines))
+
+
+def _of_all(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    if fabric.world_size == 1:
+        return [states]
+    gathered = {device: torch.as_tensor(fabric.all_gather(value)).cpu() for device, value in states.items()}
+    return [{device: of_all[rank] for device, of_all in gathered.items()} for rank in range(fabric.world_size)]
+
+
+def _sum_of_weights(model: nn.Module) -> float:
+    """A number that is finite if every weight is."""
+    return torch.stack([tensor.detach().abs().sum().float() for tensor in model.parameters()]).sum().item()

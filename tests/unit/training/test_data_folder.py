@@ -1,0 +1,263 @@
+"""Folders of images: classes, sizes, kinds; decoded at once or batch by batch, with the same result."""
+
+import sys
+
+from jaxtyping import config
+import numpy as np
+from PIL import Image
+import pytest
+import torch
+
+from tests.unit.training.made_up import pictures as drawn
+from weightshare.errors import ConfigError, FileError
+from weightshare.training.data import InMemory, Lazy, folder, load_data, pictures
+
+HEIGHT, WIDTH = 5, 7
+COUNTS = {"train": {"ant": 3, "bee": 5, "cow": 2}, "test": {"ant": 2, "cow": 3}}
+
+
+def fill(root, counts=COUNTS, mode="RGB", ending="png", size=(HEIGHT, WIDTH)):
+    """Write images, and give them back in the order in which they should come: `(n, in, h, w)` of each part."""
+    expected = {}
+    for part, classes in counts.items():
+        arrays = []
+        for name, count in classes.items():
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+            for row, image in enumerate(drawn(count, (*size, 3), 2, len(part) + len(arrays))[0]):
+                picture = Image.fromarray(image).convert(mode)
+                picture.save(root / part / name / f"{row}.{ending}")
+                arrays.append(np.asarray(picture.convert("RGB")))
+        expected[part] = np.stack(arrays).transpose(0, 3, 1, 2)
+    return expected
+
+
+def bytes_of(split):
+    images = torch.cat([images for images, _ in split.batches([torch.arange(len(split))])])
+    return (images * 255).round().to(torch.uint8).numpy()
+
+
+@pytest.fixture
+def unchecked():
+    """As it is for users: in tests, annotations are checked before the code that should find the mistake."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def everything_lazy(monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+
+
+@pytest.mark.parametrize("limit", [0, 10**9], ids=["lazy", "in memory"])
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_classes_are_folders_in_the_order_of_their_names(test, limit, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "IN_MEMORY", limit)
+    expected = fill(tmp_path, {"train": COUNTS["train"], test: COUNTS["test"]})
+    data = load_data(str(tmp_path))
+    assert isinstance(data.train, Lazy if limit == 0 else InMemory)
+    assert (data.classes, data.class_names) == (3, ("ant", "bee", "cow"))
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 2, 2]
+    assert data.test.labels.tolist() == [0, 0, 2, 2, 2]
+    assert data.train.shape == data.test.shape == (3, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(bytes_of(data.train), expected["train"])
+    np.testing.assert_array_equal(bytes_of(data.test), expected[test])
+
+
+def test_the_limit_counts_both_parts(tmp_path, monkeypatch):
+    fill(tmp_path)
+    exact = 15 * 3 * HEIGHT * WIDTH
+    monkeypatch.setattr(folder, "IN_MEMORY", exact)
+    assert isinstance(load_data(str(tmp_path)).train, InMemory)
+    monkeypatch.setattr(folder, "IN_MEMORY", exact - 1)
+    assert isinstance(load_data(str(tmp_path)).train, Lazy)
+
+
+def test_lazy_and_in_memory_have_the_same_statistics(tmp_path, monkeypatch):
+    fill(tmp_path)
+    memory = load_data(str(tmp_path))
+    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    lazy = load_data(str(tmp_path))
+    assert (lazy.train.mean, lazy.train.std) == (memory.train.mean, memory.train.std)
+    assert torch.equal(lazy.example, memory.example)
+    monkeypatch.setattr(folder, "SAMPLE", 4)
+    sampled = load_data(str(tmp_path)).train
+    rows = [0, 3, 6, 9]
+    part = memory.train.images[rows].double().transpose(0, 1).flatten(1) / 255
+    assert sampled.mean == pytest.approx(part.mean(1).tolist())
+    assert sampled.std == pytest.approx(part.std(1).tolist())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lazy_batches_come_in_order_and_draw_nothing(workers, everything_lazy, tmp_path):
+    expected = fill(tmp_path)["train"]
+    split = load_data(str(tmp_path)).train
+    split = Lazy(split.root, split.files, split.labels, split.mean, split.std, split.shape, workers)
+    rows = [torch.tensor([7, 0, 3]), torch.tensor([9]), torch.tensor([1, 1])]
+    before = torch.get_rng_state()
+    batches = list(split.batches(rows))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(batches) == 3
+    for batch, (images, labels) in zip(rows, batches, strict=True):
+        assert images.dtype == torch.float32
+        torch.testing.assert_close(images, torch.from_numpy(expected[batch.numpy()]).float() / 255)
+        assert torch.equal(labels, split.labels[batch])
+    assert list(split.batches([])) == []
+    assert split[3:3][0].shape == (0, 3, HEIGHT, WIDTH)
+
+
+def test_a_lazy_split_moves_to_a_device(everything_lazy, tmp_path):
+    fill(tmp_path)
+    moved = load_data(str(tmp_path)).to("meta")
+    assert moved.train.device == torch.device("meta")
+    assert next(moved.train.batches([torch.tensor([1, 2])]))[0].shape == (2, 3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_is_damaged_later_is_named_without_a_traceback(workers, everything_lazy, tmp_path):
+    fill(tmp_path)
+    split = load_data(str(tmp_path)).train
+    split = Lazy(split.root, split.files, split.labels, split.mean, split.std, split.shape, workers)
+    (tmp_path / "train" / "bee" / "1.png").write_bytes(b"no image")
+    with pytest.raises(FileError) as caught:
+        list(split.batches([torch.tensor([0, 1]), torch.tensor([4]), torch.tensor([2])]))
+    assert str(caught.value).startswith(f"Cannot read the image '{tmp_path / 'train' / 'bee' / '1.png'}'")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_images_are_grey_if_all_are(mode, tmp_path):
+    expected = fill(tmp_path, mode=mode)
+    data = load_data(str(tmp_path))
+    assert data.train.shape == (1, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(bytes_of(data.train), expected["train"][:, :1])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "CMYK"])
+def test_other_kinds_become_rgb(mode, tmp_path):
+    expected = fill(tmp_path, mode=mode, ending="tif")
+    np.testing.assert_array_equal(bytes_of(load_data(str(tmp_path)).train), expected["train"])
+
+
+def test_one_coloured_image_makes_all_of_them_rgb(tmp_path):
+    expected = fill(tmp_path, mode="L")
+    Image.fromarray(np.full((HEIGHT, WIDTH, 3), [11, 13, 17], np.uint8)).save(tmp_path / "test" / "cow" / "9.png")
+    data = load_data(str(tmp_path))
+    np.testing.assert_array_equal(bytes_of(data.train), expected["train"])
+    assert bytes_of(data.test)[-1, :, 0, 0].tolist() == [11, 13, 17]
+
+
+def test_a_palette_with_transparency_warns_of_nothing(tmp_path):
+    fill(tmp_path, mode="P", ending="png")
+    for path in tmp_path.rglob("*.png"):
+        with Image.open(path) as image:
+            image.load()
+        image.save(path, transparency=bytes(range(19)))
+    assert load_data(str(tmp_path)).train.shape == (3, HEIGHT, WIDTH)
+
+
+def test_sixteen_bits_are_refused_and_not_clipped(tmp_path):
+    fill(tmp_path)
+    Image.fromarray(np.full((HEIGHT, WIDTH), 40000, np.uint16)).save(tmp_path / "train" / "bee" / "9.png")
+    with pytest.raises(FileError, match=r"bee.9\.png' ?: it has more than 8 bits"):
+        load_data(str(tmp_path))
+
+
+def test_files_in_folders_below_and_capital_endings_count_and_others_do_not(tmp_path):
+    fill(tmp_path)
+    deep = tmp_path / "train" / "ant" / "images"
+    deep.mkdir()
+    (tmp_path / "train" / "ant" / "0.png").rename(deep / "0.PNG")
+    (tmp_path / "train" / "ant" / "boxes.txt").write_text("1 2 3 4")
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "ant" / "._1.png").write_bytes(b"what a Mac leaves")
+    assert load_data(str(tmp_path)).train.labels.tolist().count(0) == 3
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(12, 8, 4), (8, 12, 4), (8, 8, 4), (6, 10, 3), (4, 2, 4), (15, 11, 11)]
+)
+def test_a_size_scales_the_shorter_side_and_cuts_the_middle(height, width, size, tmp_path):
+    """The slow twin scales the whole image and cuts afterwards; here both sides come out as whole numbers."""
+    fill(tmp_path, size=(height, width))
+    got = bytes_of(load_data(str(tmp_path), size=size).train)
+    short = min(height, width)
+    tall, wide = height * size // short, width * size // short
+    top, left = (tall - size) // 2, (wide - size) // 2
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    for row, path in enumerate(paths):
+        with Image.open(path) as image:
+            scaled = np.asarray(image.resize((wide, tall), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(got[row], scaled[:, top : top + size, left : left + size])
+    assert len(paths) == len(got)
+
+
+def test_the_middle_is_what_stays(tmp_path):
+    for part in COUNTS:
+        (tmp_path / part / "a").mkdir(parents=True)
+        image = np.zeros((6, 10, 3), np.uint8)
+        image[:, 2:8] = 200
+        Image.fromarray(image).save(tmp_path / part / "a" / "0.png")
+        Image.fromarray(image.transpose(1, 0, 2)).save(tmp_path / part / "a" / "1.png")
+    got = bytes_of(load_data(str(tmp_path), size=6).train)
+    assert got.shape == (2, 3, 6, 6)
+    assert (got == 200).all()
+
+
+def test_different_sizes_need_a_size(tmp_path):
+    fill(tmp_path)
+    Image.new("RGB", (11, 13)).save(tmp_path / "train" / "cow" / "9.png")
+    with pytest.raises(ConfigError, match=r"cow.9\.png' has 13×11, others have 5×7.*size="):
+        load_data(str(tmp_path))
+    assert load_data(str(tmp_path), size=3).train.shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize("size", [None, 3])
+def test_an_unreadable_image_is_named(content, size, tmp_path):
+    fill(tmp_path)
+    path = tmp_path / "test" / "cow" / "1.png"
+    path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(FileError, match=r"Cannot read the image '.*cow.1\.png'.*replace or remove it"):
+        load_data(str(tmp_path), size=size)
+
+
+def empty_class(root):
+    (root / "train" / "ant" / "deep").mkdir()
+    for path in (root / "train" / "ant").glob("*.png"):
+        path.unlink()
+
+
+def rename(root, old, new):
+    (root / old).rename(root / new)
+
+
+BROKEN = {
+    "no train": (lambda root: rename(root, "train", "training"), "need the folder train in it"),
+    "no test": (lambda root: rename(root, "test", "tests"), "need the folder test or val in it"),
+    "an empty class": (empty_class, r"'.*ant' has no images, need files that end in \.jpg"),
+    "no classes": (lambda root: (rename(root, "train", "x"), (root / "train").mkdir()), "train' has no folders in it"),
+    "another class": (lambda root: rename(root, "test/cow", "test/dog"), "does not have: dog"),
+}
+
+
+@pytest.mark.parametrize(("harm", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_folder_of_another_form_is_named(harm, message, tmp_path):
+    fill(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.0, True, "8"])
+def test_a_size_is_a_whole_number(size, tmp_path, unchecked):
+    fill(tmp_path)
+    with pytest.raises(ConfigError, match="need a whole number of pixels"):
+        load_data(str(tmp_path), size=size)
+
+
+def test_without_pillow_the_error_says_what_to_install(tmp_path, monkeypatch):
+    fill(tmp_path)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match="pip install pillow"):
+        pictures.header(tmp_path / "train" / "ant" / "0.png")
