@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow contract lint bench clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that nothing that depends on it picks another build.
@@ -25,6 +25,9 @@ test: $(VENV)/.dev  ## The tests but for the slow ones
 
 test-slow: $(VENV)/.dev  ## All tests
 	$(BIN)/python -m pytest -m 'slow or not slow'
+
+contract: $(VENV)/.dev  ## The contract matrix: every spec, module and event
+	$(BIN)/python -m tests.contract
 
 lint: $(VENV)/.dev  ## Style, types and the import contract
 	$(BIN)/ruff check .

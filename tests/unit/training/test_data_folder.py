@@ -6,34 +6,10 @@ from jaxtyping import config
 import numpy as np
 from PIL import Image
 import pytest
-import torch
 
-from tests.unit.training.made_up import pictures as drawn
+from tests.unit.training.made_up_folder import COUNTS, HEIGHT, WIDTH, bytes_of, fill
 from weightshare.errors import ConfigError, FileError
 from weightshare.training.data import InMemory, Lazy, folder, load_data, pictures
-
-HEIGHT, WIDTH = 5, 7
-COUNTS = {"train": {"ant": 3, "bee": 5, "cow": 2}, "test": {"ant": 2, "cow": 3}}
-
-
-def fill(root, counts=COUNTS, mode="RGB", ending="png", size=(HEIGHT, WIDTH)):
-    """Write images, and give them back in the order in which they should come: `(n, in, h, w)` of each part."""
-    expected = {}
-    for part, classes in counts.items():
-        arrays = []
-        for name, count in classes.items():
-            (root / part / name).mkdir(parents=True, exist_ok=True)
-            for row, image in enumerate(drawn(count, (*size, 3), 2, len(part) + len(arrays))[0]):
-                picture = Image.fromarray(image).convert(mode)
-                picture.save(root / part / name / f"{row}.{ending}")
-                arrays.append(np.asarray(picture.convert("RGB")))
-        expected[part] = np.stack(arrays).transpose(0, 3, 1, 2)
-    return expected
-
-
-def bytes_of(split):
-    images = torch.cat([images for images, _ in split.batches([torch.arange(len(split))])])
-    return (images * 255).round().to(torch.uint8).numpy()
 
 
 @pytest.fixture
@@ -42,11 +18,6 @@ def unchecked():
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
-
-
-@pytest.fixture
-def everything_lazy(monkeypatch):
-    monkeypatch.setattr(folder, "IN_MEMORY", 0)
 
 
 @pytest.mark.parametrize("limit", [0, 10**9], ids=["lazy", "in memory"])
@@ -71,58 +42,6 @@ def test_the_limit_counts_both_parts(tmp_path, monkeypatch):
     assert isinstance(load_data(str(tmp_path)).train, InMemory)
     monkeypatch.setattr(folder, "IN_MEMORY", exact - 1)
     assert isinstance(load_data(str(tmp_path)).train, Lazy)
-
-
-def test_lazy_and_in_memory_have_the_same_statistics(tmp_path, monkeypatch):
-    fill(tmp_path)
-    memory = load_data(str(tmp_path))
-    monkeypatch.setattr(folder, "IN_MEMORY", 0)
-    lazy = load_data(str(tmp_path))
-    assert (lazy.train.mean, lazy.train.std) == (memory.train.mean, memory.train.std)
-    assert torch.equal(lazy.example, memory.example)
-    monkeypatch.setattr(folder, "SAMPLE", 4)
-    sampled = load_data(str(tmp_path)).train
-    rows = [0, 3, 6, 9]
-    part = memory.train.images[rows].double().transpose(0, 1).flatten(1) / 255
-    assert sampled.mean == pytest.approx(part.mean(1).tolist())
-    assert sampled.std == pytest.approx(part.std(1).tolist())
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_lazy_batches_come_in_order_and_draw_nothing(workers, everything_lazy, tmp_path):
-    expected = fill(tmp_path)["train"]
-    split = load_data(str(tmp_path)).train
-    split = Lazy(split.root, split.files, split.labels, split.mean, split.std, split.shape, workers)
-    rows = [torch.tensor([7, 0, 3]), torch.tensor([9]), torch.tensor([1, 1])]
-    before = torch.get_rng_state()
-    batches = list(split.batches(rows))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert len(batches) == 3
-    for batch, (images, labels) in zip(rows, batches, strict=True):
-        assert images.dtype == torch.float32
-        torch.testing.assert_close(images, torch.from_numpy(expected[batch.numpy()]).float() / 255)
-        assert torch.equal(labels, split.labels[batch])
-    assert list(split.batches([])) == []
-    assert split[3:3][0].shape == (0, 3, HEIGHT, WIDTH)
-
-
-def test_a_lazy_split_moves_to_a_device(everything_lazy, tmp_path):
-    fill(tmp_path)
-    moved = load_data(str(tmp_path)).to("meta")
-    assert moved.train.device == torch.device("meta")
-    assert next(moved.train.batches([torch.tensor([1, 2])]))[0].shape == (2, 3, HEIGHT, WIDTH)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_is_damaged_later_is_named_without_a_traceback(workers, everything_lazy, tmp_path):
-    fill(tmp_path)
-    split = load_data(str(tmp_path)).train
-    split = Lazy(split.root, split.files, split.labels, split.mean, split.std, split.shape, workers)
-    (tmp_path / "train" / "bee" / "1.png").write_bytes(b"no image")
-    with pytest.raises(FileError) as caught:
-        list(split.batches([torch.tensor([0, 1]), torch.tensor([4]), torch.tensor([2])]))
-    assert str(caught.value).startswith(f"Cannot read the image '{tmp_path / 'train' / 'bee' / '1.png'}'")
-    assert "Traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])

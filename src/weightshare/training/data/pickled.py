@@ -38,7 +38,7 @@ def pickled_batch(content: bytes, key: str, pixels: int, name: str) -> tuple[np.
             if opcode.name in STRINGS and isinstance(argument, str):
                 if argument in KEYS:
                     entry = argument
-                elif entry == "data" and len(argument) > len(data):  # others name the kind of number and its order
+                elif entry == "data":  # the last one; those before it name the kind of number and its order
                     data = argument.encode("latin-1")
             elif opcode.name in NUMBERS and entry == key:
                 labels.append(argument)

@@ -55,7 +55,7 @@ def rand_augment(n: int, m: int, channels: int) -> Callable[[Tensor], Tensor]:
                 rows = (drawn == number).nonzero()[:, 0]
                 if len(rows):
                     rows = rows.to(images.device, non_blocking=True)
-                    out[rows] = change(images[rows]).clamp(0, 1)
+                    out[rows] = change(images[rows])
             images = out
         return images
 
