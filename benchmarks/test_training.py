@@ -21,7 +21,7 @@ import sys
 import numpy as np
 import pytest
 
-ROUNDS, IMAGES, BATCH = 5, 12_800, 128
+ROUNDS, IMAGES, BATCH = 5, 6_400, 128
 BARE = """
 import sys, time
 import numpy as np, torch

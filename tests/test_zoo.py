@@ -6,13 +6,55 @@ import pytest
 import torch
 
 from tests.support import output, same_bits, state
-from tests.zoo import SHAREABLE, Case, chain, lazy
+from tests.zoo import (
+    ZOO,
+    Case,
+    Tagged,
+    chain,
+    channels_last,
+    complex_weights,
+    double,
+    frozen,
+    half,
+    scalars,
+    subclass,
+    transposed,
+    unused,
+)
 
 
-@pytest.mark.parametrize("make", [*SHAREABLE.values(), lazy])
+@pytest.mark.parametrize("make", ZOO.values())
 def test_every_module_runs_on_its_example(make: Callable[[], Case]) -> None:
     model, example = make()
     assert torch.isfinite(output(model, example)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "holds"),
+    [
+        (half, lambda tensor: tensor.dtype == torch.bfloat16),
+        (double, lambda tensor: tensor.dtype == torch.float64),
+        (complex_weights, lambda tensor: tensor.dtype == torch.complex64),
+        (frozen, lambda tensor: not tensor.requires_grad),
+        (scalars, lambda tensor: tensor.ndim == 0),
+        (scalars, lambda tensor: tensor.shape == (1,)),
+        (transposed, lambda tensor: not tensor.is_contiguous()),
+        (channels_last, lambda tensor: not tensor.is_contiguous()),
+        (subclass, lambda tensor: type(tensor) is Tagged),
+    ],
+)
+def test_every_module_has_what_its_name_says(make: Callable[[], Case], holds: Callable[[torch.Tensor], bool]) -> None:
+    """In the layers of every block, so that sharing meets it."""
+    assert len([tensor for tensor in make().model.parameters() if holds(tensor)]) >= 4
+
+
+def test_the_unused_parameters_get_no_gradient() -> None:
+    model, example = unused()
+    model(example).sum().backward()
+    assert {name.partition(".")[2] for name, p in model.named_parameters() if p.grad is None} == {
+        "unused.weight",
+        "unused.bias",
+    }
 
 
 def test_state_sees_one_changed_bit() -> None:

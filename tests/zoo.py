@@ -170,7 +170,7 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.LSTM(5, 5) for _ in range(4)])
+        self.layers = nn.ModuleList([nn.LSTM(5, 5, batch_first=True) for _ in range(4)])
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -181,6 +181,145 @@ class Recurrent(nn.Module):
 def recurrent() -> Case:
     """LSTM layers in a list."""
     return Case(Recurrent(), torch.randn(3, 2, 5))
+
+
+def built() -> Case:
+    """Layers that had no shape, after their first batch."""
+    case = lazy()
+    case.model(case.example)
+    return case
+
+
+class Branches(nn.Module):
+    """Two named branches of a dictionary, each a list of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        branches = {"left": [nn.Linear(5, 5) for _ in range(4)], "right": [Residual(5, 3) for _ in range(5)]}
+        self.branches = nn.ModuleDict({name: nn.Sequential(*layers) for name, layers in branches.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches.values()], -1)
+
+
+def module_dict() -> Case:
+    """A `ModuleDict` of lists."""
+    return Case(Branches(), torch.randn(2, 5))
+
+
+def nested_lists() -> Case:
+    """Equal lists in a list: the blocks are the inner lists, two layers each."""
+    pairs = [nn.Sequential(nn.Linear(5, 7), nn.Sequential(nn.Tanh(), nn.Linear(7, 5))) for _ in range(4)]
+    return Case(nn.Sequential(nn.Sequential(*pairs), nn.Linear(5, 3)), torch.randn(2, 5))
+
+
+def double() -> Case:
+    """Weights in float64."""
+    case = chain()
+    return Case(case.model.double(), case.example.double())
+
+
+class Rotations(nn.Module):
+    """Complex matrices in a list, as in signal processing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterList([nn.Parameter(torch.randn(5, 5, dtype=torch.complex64) / 5) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for matrix in self.matrices:
+            x = torch.tanh(x @ matrix)
+        return x
+
+
+def complex_weights() -> Case:
+    """Complex numbers, in weights and input."""
+    return Case(Rotations(), torch.randn(2, 5, dtype=torch.complex64))
+
+
+def frozen() -> Case:
+    """The stem and the first layer of every block are frozen: whole roles, so they can still share."""
+    case = chain()
+    for name, parameter in case.model.named_parameters():
+        parameter.requires_grad_("fc1" not in name and "stem" not in name)
+    return case
+
+
+def dropout() -> Case:
+    """Random numbers in every forward pass of training."""
+    blocks = [nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Dropout(0.3)) for _ in range(4)]
+    return Case(nn.Sequential(*blocks, nn.Linear(5, 3)), torch.randn(2, 5))
+
+
+class Scaled(nn.Module):
+    """`x + a · tanh(linear(x)) · b` with a scalar `a` of no dimension and a `b` of one element."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.randn(()))
+        self.gate = nn.Parameter(torch.randn(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * torch.tanh(self.linear(x)) * self.gate
+
+
+def scalars() -> Case:
+    """Parameters of no dimension and of one element."""
+    return Case(nn.Sequential(*(Scaled(5) for _ in range(4))), torch.randn(2, 5))
+
+
+class HalfUsed(nn.Module):
+    """A layer beside one that the forward pass never reads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.used = nn.Linear(width, width)
+        self.unused = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.used(x))
+
+
+def unused() -> Case:
+    """Parameters that get no gradient."""
+    return Case(nn.Sequential(*(HalfUsed(5) for _ in range(4))), torch.randn(2, 5))
+
+
+def transposed() -> Case:
+    """Weights that are transposed views of what they were made from, so not contiguous."""
+    case = chain()
+    for module in case.model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(torch.randn(module.in_features, module.out_features).t())
+    return case
+
+
+def channels_last() -> Case:
+    """Convolutions whose weights lie in memory with the channels last."""
+    net = nn.Sequential(*(nn.Conv2d(5, 5, (3, 7), padding="same") for _ in range(4)))
+    return Case(net.to(memory_format=torch.channels_last), torch.randn(2, 5, 7, 11))
+
+
+def encoder() -> Case:
+    """A `TransformerEncoder`. Its layers are copies of one, so their numbers are drawn anew."""
+    layer = nn.TransformerEncoderLayer(10, 2, 7, dropout=0.0, batch_first=True)
+    net = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
+    return Case(net, torch.randn(2, 3, 10))
+
+
+class Tagged(nn.Parameter):
+    """A parameter of a class of its own, as libraries that mark some of theirs have it."""
+
+
+def subclass() -> Case:
+    """Every weight is of a subclass of `nn.Parameter`."""
+    case = no_bias()
+    for layer in case.model:
+        layer.weight = Tagged(layer.weight.detach())
+    return case
 
 
 SHAREABLE: dict[str, Callable[[], Case]] = {
@@ -195,10 +334,27 @@ SHAREABLE: dict[str, Callable[[], Case]] = {
         buffers,
         parametrized,
         stages,
+        nested_lists,
+        module_dict,
         shortcuts,
         half,
+        double,
         parameter_list,
         recurrent,
+        built,
+        dropout,
+        scalars,
+        unused,
+        transposed,
+        channels_last,
+        encoder,
+        subclass,
     )
 }
-"""All but the lazy one, which cannot be shared before its first batch."""
+"""Those that share, train whole and hold real numbers."""
+
+UNUSUAL: dict[str, Callable[[], Case]] = {make.__name__: make for make in (frozen, complex_weights, lazy)}
+"""Parts frozen; complex numbers; and one that cannot be shared before its first batch."""
+
+ZOO: dict[str, Callable[[], Case]] = {**SHAREABLE, **UNUSUAL}
+"""All of them."""

@@ -1,0 +1,88 @@
+"""Events of `load_state_dict`, `assign=True` and the meta device: ties hold, and no number is lost without a word."""
+
+import pytest
+from torch import nn
+
+from tests.contract.trial import Partition, Trial, check_shared, copies, merged, multiple, numbers, partition
+from tests.support import bits, output, state
+import weightshare as ws
+from weightshare.errors import ModelChanged
+
+
+def state_dict(trial: Trial) -> None:
+    """Sharing changes no key, and a strict load into a freshly built and shared twin gives equal outputs."""
+    shared, twin = trial.shared(), trial.shared(seed=1)
+    assert list(shared.model.state_dict()) == list(trial.fresh().model.state_dict())
+    twin.model.load_state_dict(copies(shared.model), strict=True)
+    check_shared(twin.model, twin)
+    assert numbers(twin.model) == numbers(shared.model)
+    assert bits(output(twin.model, shared.example)) == bits(output(shared.model, shared.example))
+
+
+def assign(trial: Trial) -> None:
+    """After `load_state_dict(assign=True)` the ties hold again, with no further call."""
+    shared, twin = trial.shared(), trial.shared(seed=1)
+    alone = trial.fresh().model
+    alone.load_state_dict(copies(alone), assign=True)
+    twin.model.load_state_dict(copies(shared.model), assign=True)
+    check_shared(twin.model, shared, merged(partition(alone), shared.plan.ties))
+    assert numbers(twin.model) == numbers(shared.model)
+    assert bits(output(twin.model, shared.example)) == bits(output(shared.model, shared.example))
+
+
+def conflict(trial: Trial) -> None:
+    """A state with two values for one slot is refused before anything is changed, assigned or copied."""
+    shared = trial.shared()
+    entries = {name: tensor + 1 for name, tensor in copies(shared.model).items()}
+    last = multiple(shared.plan)[-1][-1]
+    entries[last] = entries[last] + 1
+    before = state(shared.model)
+    for by_assigning in (False, True):
+        with pytest.raises(ModelChanged, match="different numbers"):
+            shared.model.load_state_dict(entries, assign=by_assigning)
+        assert state(shared.model) == before
+
+
+def owners_only(trial: Trial) -> None:
+    """A state that names each slot once, by its first name or by its last, is complete."""
+    for keep in (0, -1):
+        shared, twin = trial.shared(), trial.shared(seed=1)
+        dropped = {name for tie in multiple(shared.plan) for name in set(tie) - {tie[keep]}}
+        entries = {name: tensor for name, tensor in copies(shared.model).items() if name not in dropped}
+        twin.model.load_state_dict(entries, strict=True)
+        check_shared(twin.model, twin)
+        assert numbers(twin.model) == numbers(shared.model)
+
+
+def to_empty(trial: Trial) -> None:
+    """From the meta device by `to_empty` and `load_state_dict` alone: ties and numbers are back."""
+    shared = trial.shared()
+    before, entries = output(shared.model, shared.example), copies(shared.model)
+    _emptied(shared.model)
+    assert partition(shared.model) != shared.ties  # the trap is real
+    shared.model.load_state_dict(entries)
+    check_shared(shared.model, shared, _emptied_ties(trial, shared.plan))
+    assert bits(output(shared.model, shared.example)) == bits(before)
+
+
+def to_empty_retie(trial: Trial) -> None:
+    """The same with `retie_(compare=False)` before the numbers are there."""
+    shared = trial.shared()
+    before, entries = output(shared.model, shared.example), copies(shared.model)
+    _emptied(shared.model)
+    mended = ws.retie_(shared.model, compare=False)
+    assert sorted(mended) == sorted(path for tie in shared.plan.ties for path in tie[1:])
+    check_shared(shared.model, shared, _emptied_ties(trial, shared.plan))
+    shared.model.load_state_dict(entries)
+    check_shared(shared.model, shared, _emptied_ties(trial, shared.plan))
+    assert bits(output(shared.model, shared.example)) == bits(before)
+
+
+def _emptied(model: nn.Module) -> nn.Module:
+    return model.to("meta").to_empty(device="cpu")
+
+
+def _emptied_ties(trial: Trial, plan: ws.Plan) -> Partition:
+    """The ties of the plan, and of the module's own ties those that torch leaves: one parameter under two names of
+    different modules comes apart, shared or not."""
+    return merged(partition(_emptied(trial.fresh().model)), plan.ties)

@@ -1,0 +1,62 @@
+"""The contract: every spec on every module of the zoo through every event."""
+
+from collections.abc import Iterator
+import re
+from typing import NamedTuple
+
+from tests.contract import two_processes
+from tests.contract.events import EVENTS, SLOW, TOGETHER
+from tests.contract.outcomes import Outcome, attempt
+from tests.contract.refusals import declared
+from tests.contract.specs import SPECS
+from tests.contract.trial import Trial
+from tests.zoo import ZOO
+
+
+class Cell(NamedTuple):
+    """Names of a spec, a module and an event."""
+
+    spec: str
+    module: str
+    event: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+def cells() -> Iterator[Cell]:
+    """Every cell but the slow ones."""
+    for spec in SPECS:
+        for module in ZOO:
+            for event in (*EVENTS, *TOGETHER):
+                yield Cell(spec, module, event)
+
+
+def slow_cells() -> Iterator[Cell]:
+    """Those behind the marker."""
+    for spec in SPECS:
+        for event, (_, modules) in SLOW.items():
+            for module in modules:
+                yield Cell(spec, module, event)
+
+
+def run(cell: Cell) -> Outcome:
+    """Run one cell. The first one of two processes runs all of those."""
+    if cell.event in TOGETHER:
+        return two_processes.outcomes()[cell.spec][cell.module]
+    event = EVENTS[cell.event] if cell.event in EVENTS else SLOW[cell.event][0]
+    return attempt(event, Trial(ZOO[cell.module], SPECS[cell.spec]()))
+
+
+def problem(cell: Cell, outcome: Outcome) -> str:
+    """What is wrong with an outcome, or nothing: it passed, or it was refused as declared."""
+    row = declared(*cell)
+    if outcome.kind == "failed":
+        return f"{cell} failed:\n{outcome.detail}"
+    if outcome.kind == "refused" and row is None:
+        return f"{cell} was refused, and no entry of refusals.py says so: {outcome.detail}"
+    if outcome.kind == "refused" and row is not None and not re.search(row.reason, outcome.detail):
+        return f"{cell} was refused for another reason than {row.reason!r}: {outcome.detail}"
+    if outcome.kind == "passed" and row is not None:
+        return f"{cell} passed, and refusals.py says that it is refused: {row.reason!r}"
+    return ""

@@ -1,0 +1,42 @@
+"""What one cell of the matrix comes to: passed, refused with a reason, or failed with a traceback."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import traceback
+from typing import Literal
+import warnings
+
+import pytest
+import torch
+
+from tests.contract.trial import TorchRefuses, Trial
+from weightshare.errors import SharingError
+
+IGNORED: tuple[tuple[str, type[Warning]], ...] = (
+    # Torch's code generator uses it when it is first imported.
+    (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),
+)
+"""Warnings that are not ours, each with its reason; all others are errors."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one event on one module with one spec. The detail is a refusal's message, or a failure's traceback."""
+
+    kind: Literal["passed", "refused", "failed"]
+    detail: str = ""
+
+
+def attempt(event: Callable[[Trial], None], trial: Trial) -> Outcome:
+    """Run an event. Only an error of ours that names its reason, or torch's own refusal, counts as refused."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for message, category in IGNORED:
+            warnings.filterwarnings("ignore", message, category)
+        try:
+            event(trial)
+        except (SharingError, TorchRefuses) as error:
+            return Outcome("refused", f"{type(error).__name__}: {error}")
+        except (Exception, pytest.fail.Exception):  # the latter is what pytest.raises says, and no Exception
+            return Outcome("failed", traceback.format_exc())
+    return Outcome("passed")

@@ -1,0 +1,127 @@
+"""The contract matrix: every spec on every module of the zoo through every event, or refused as declared."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import nn
+
+from tests.contract import matrix, two_processes
+from tests.contract.matrix import Cell, Outcome, cells, problem, run, slow_cells
+from tests.contract.refusals import REFUSALS, declared
+import weightshare as ws
+from weightshare import planning
+from weightshare.surgery import edit
+
+ALL = list(cells())
+ONE_BY_ONE = [cell for cell in ALL if cell.event not in matrix.TOGETHER]
+IN_PAIRS = [cell for cell in ALL if cell.event in matrix.TOGETHER]
+
+
+def check_cell(cell: Cell) -> None:
+    assert not (said := problem(cell, run(cell))), said
+
+
+@pytest.fixture(scope="module")
+def pair() -> two_processes.Found:
+    """Two processes, started once, that run the cells of all specs and modules."""
+    return two_processes.outcomes()
+
+
+@pytest.mark.parametrize("cell", ONE_BY_ONE, ids=str)
+def test_cell(cell: Cell) -> None:
+    check_cell(cell)
+
+
+@pytest.mark.parametrize("cell", IN_PAIRS, ids=str)
+def test_cell_on_two_processes(cell: Cell, pair: two_processes.Found) -> None:
+    assert not (said := problem(cell, pair[cell.spec][cell.module])), said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", list(slow_cells()), ids=str)
+def test_slow_cell(cell: Cell) -> None:
+    check_cell(cell)
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: "/".join(row[:3]))
+def test_every_declared_refusal_is_the_first_for_some_cell(row: Any) -> None:
+    assert [cell for cell in ALL if declared(*cell) is row]
+
+
+def test_every_event_passes_on_most_modules() -> None:
+    """A refusal is the exception: no event and no spec may be declared away."""
+    for names in zip(*ALL, strict=True):
+        for name in set(names) - {"lazy", "shortcuts", "layer_used_twice"}:
+            mine = [cell for cell in ALL if name in cell]
+            assert len([cell for cell in mine if declared(*cell) is None]) >= 0.8 * len(mine), name
+
+
+PLAIN = Cell("halves", "chain", "apply")
+LAZY = Cell("halves", "lazy", "apply")
+
+
+@pytest.mark.parametrize(
+    ("cell", "outcome", "said"),
+    [
+        (PLAIN, Outcome("passed"), ""),
+        (PLAIN, Outcome("failed", "AssertionError"), "failed"),
+        (PLAIN, Outcome("refused", "SpecError: no"), "no entry of refusals.py"),
+        (LAZY, Outcome("refused", "SpecError: '0.weight' has no shape yet: its lazy module is not built."), ""),
+        (LAZY, Outcome("refused", "SpecError: something else"), "another reason"),
+        (LAZY, Outcome("passed"), "says that it is refused"),
+        (LAZY, Outcome("failed", "AssertionError"), "failed"),
+    ],
+)
+def test_outcomes_are_held_against_the_table(cell: Cell, outcome: Outcome, said: str) -> None:
+    found = problem(cell, outcome)
+    assert bool(found) == bool(said)
+    assert said in found
+
+
+def nothing(*_: object, **__: object) -> list[str]:
+    """Stands in for a part of the library that does not do its work."""
+    return []
+
+
+HONEST_TIE = edit.tie
+
+
+def tie_a_wrong_pair_too(edits: edit.Transaction, ties: Any, compare: bool = True) -> list[str]:
+    """Ties what it should, and then the first two parameters that have equal shapes and are not one."""
+    mended = HONEST_TIE(edits, ties, compare)
+    named = list(edits.model.named_parameters())
+    pairs = ((left, path) for at, (_, left) in enumerate(named) for path, right in named[at + 1 :] if fits(left, right))
+    tensor, path = next(pairs)
+    edits.put(path, tensor)
+    return mended
+
+
+def fits(left: nn.Parameter, right: nn.Parameter) -> bool:
+    return (left.shape, left.dtype) == (right.shape, right.dtype)
+
+
+RETIES = ("retie", "assign", "to_empty", "to_empty_retie", "deepcopy")
+SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
+    "retie does nothing": (edit, "tie", nothing, RETIES),
+    "retie ties a wrong pair": (edit, "tie", tie_a_wrong_pair_too, RETIES),
+    "loading completes and compares nothing": (planning, "_before_loading", nothing, ("conflict", "owners_only")),
+    "edits are not undone": (edit.Transaction, "roll_back", nothing, ("late_failure",)),
+    "hooks stay": (edit.Transaction, "unwatch_loading", nothing, ("fold", "unshare", "deepcopy")),
+    "plans stay": (planning, "forget", nothing, ("fold", "unshare", "deepcopy")),
+    "readers stay together": (edit, "untie", nothing, ("unshare",)),
+    "numbers are not written": (edit.Transaction, "write", nothing, ("apply", "file")),
+    "nothing is put": (edit.Transaction, "put", nothing, ("apply", "gradient", "optimizer")),
+    "any optimizer is accepted": (ws, "check", nothing, ("optimizer",)),
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_a_library_that_is_broken_on_purpose_fails_everywhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither passed nor refused, on any module, where readers are distant and their numbers fused."""
+    owner, attribute, replacement, events = SABOTAGE[name]
+    mine = [cell for cell in ALL if cell.spec == "random thirds, mean" and cell.event in events]
+    chosen = [cell for cell in mine if declared(*cell) is None]
+    assert {cell.event for cell in chosen} == set(events)
+    monkeypatch.setattr(owner, attribute, replacement)
+    assert [cell for cell in chosen if run(cell).kind != "failed"] == []
