@@ -205,8 +205,9 @@ def strict(kind: type[T], data: Mapping[str, Any], at: str = "") -> T:
         ConfigError: Naming an unknown key with the nearest one that exists, a missing key, or a value of another kind.
 
     Example:
-        >>> strict(Recipe, {"epochs": 3, "lr": "1e-3"})
-        Recipe(epochs=3, batch_size=64, lr=0.001, weight_decay=2e-05, warmup=0.1, label_smoothing=0.0, clip=1.0)
+        >>> recipe = strict(Recipe, {"epochs": 3, "lr": "1e-3", "augment": {"crop": 4}})
+        >>> recipe.lr, recipe.augment.crop
+        (0.001, 4)
     """
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
