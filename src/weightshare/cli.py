@@ -115,6 +115,9 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices and kernels.")] = None,
     layer_decay: Annotated[float | None, typer.Option(help="Factor on lr from a layer to the one before.")] = None,
+    channels_last: Annotated[
+        bool | None, typer.Option(help="Images in memory with channels last: often faster.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     devices: Annotated[int | None, typer.Option(help="How many, one process each.")] = None,
@@ -132,6 +135,7 @@ def train(
 
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
     schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    schedule |= _given(channels_last=channels_last)
     schedule |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}

@@ -78,6 +78,7 @@ def fit(
     network, stepper = fabric.setup(model, optimizer)
     data = data.to(fabric.device)
     _expect_logits(model, data)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     vary = augmentation(recipe.augment, data.train.shape, data.classes)
     batch_size = min(recipe.batch_size, len(data.train))
     steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
@@ -108,7 +109,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group.get("lr_scale", 1.0)
                 images, targets = vary(images, labels)
-                logits = network(data.train.normalised(images))
+                logits = network(data.train.normalised(images).to(memory_format=layout))
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 fabric.backward(loss)
                 if recipe.clip is not None:

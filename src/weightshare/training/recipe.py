@@ -76,6 +76,8 @@ class Recipe:
         lr_scale: `sum` or `mean` of the gradients of a slot's readers; see `weightshare.param_groups`.
         layer_decay: Factor on the learning rate from each layer to the one before, or nothing.
         augment: What varies the training images.
+        channels_last: Whether training images lie in memory with channels last. Convolutions of many networks are
+            faster so, half as fast again on CPUs, and equal up to rounding.
     """
 
     epochs: int = 20
@@ -88,6 +90,7 @@ class Recipe:
     lr_scale: GradientName = "sum"
     layer_decay: float | None = None
     augment: Augment = field(default_factory=Augment)
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         for name, valid, needed in (

@@ -199,3 +199,15 @@ def test_a_batch_larger_than_the_data_is_the_data(cpu):
     split = InMemory(torch.rand(11, 1, 8, 8), torch.randint(10, (11,)), scale=1.0, mean=(0.5,), std=(0.5,))
     tiny = Data("tiny", split, split, classes=10)
     assert len(fit(network(), tiny, Recipe(epochs=1, batch_size=64), fabric=cpu)) == 1
+
+
+def test_images_with_channels_last_give_the_same_up_to_rounding(digits, cpu):
+    seen = []
+    model = network()
+    model.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].stride(1)) if module.training else None
+    )
+    last = fit(model, digits, replace(SHORT, epochs=1, channels_last=True), fabric=cpu)
+    first = fit(network(), digits, replace(SHORT, epochs=1), fabric=cpu)
+    assert set(seen) == {1}
+    assert last[0]["test_loss"] == pytest.approx(first[0]["test_loss"], rel=1e-3)
