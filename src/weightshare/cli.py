@@ -122,7 +122,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     devices: Annotated[int | None, typer.Option(help="How many, one process each.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Lightning Fabric's strategy: auto, ddp, ...")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed, ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = None,
     checkpoint_minutes: Annotated[
         float | None, typer.Option(help="Keep the state inside an epoch, too, after so many minutes.")
     ] = None,
@@ -147,8 +147,9 @@ def train(
     try:
         summary = run(settings, echo=print)
     except (KeyboardInterrupt, Stopped) as stop:
-        said = f"{stop} " if str(stop) else ""
-        print(f"Stopped. {said}Go on with: weightshare train --out {settings.out}", file=sys.stderr)
+        there = (Path(settings.out) / CONFIG).is_file()
+        hint = f" Go on with: weightshare train --out {settings.out}" if there else ""
+        print(f"{str(stop) or 'Stopped.'}{hint}", file=sys.stderr)
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     if summary:
         print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")
@@ -236,8 +237,14 @@ def _config(path: Path | None, schedule: dict[str, Any] | None = None, **options
     options["share"] = _over(settings.get("share"), options.pop("share", None))
     for key, given in (("train", schedule), ("model_args", options.pop("model_args", None))):
         base = settings.get(key)
-        options[key] = {**base, **given} if given and isinstance(base, dict) else given
+        if given and isinstance(base, dict):
+            if isinstance(base.get("augment"), dict) and "augment" in given:
+                given = {**given, "augment": {**base["augment"], **given["augment"]}}
+            given = {**base, **given}
+        options[key] = given
     settings |= {key: value for key, value in options.items() if value not in (None, {}, [])}
+    if "model" not in settings and options.get("out") is not None and path is None:
+        raise ConfigError(f"'{options['out']}' is no run directory to go on with, and no model is named for a new run.")
     if "model" not in settings:
         raise ConfigError("Which model? Name one, such as convmixer:32/8/2/3, or give 'model' in the configuration.")
     return strict(RunConfig, settings)

@@ -15,7 +15,8 @@ from torch import nn
 from weightshare import planning
 from weightshare._typing import Where
 from weightshare.errors import OptimizerMismatch, SpecError
-from weightshare.surgery.blocks import Place, in_norm, layer_numbers, places
+from weightshare.surgery.blocks import Place, in_norm, places
+from weightshare.surgery.layers import layer_numbers
 from weightshare.surgery.sites import Site, plain, select, sites
 
 
@@ -40,8 +41,9 @@ def param_groups(
             `r`, which is exact for SGD and leaves the shrinking by AdamW as it was. (Adam's own step does not depend on
             the scale of a gradient.)
         layer_decay: Learning rates shrink by this factor, above 0 and at most 1, from each layer to the one before, as
-            in BEiT and timm: the stem is layer 0, blocks follow in order, a `norm` after them belongs to the last
-            block, the rest is the head, at scale 1. A slot gets the mean of its readers' scales.
+            in BEiT and timm. Models of timm say themselves what their layers are; of others the stem is the first,
+            blocks follow in order, a norm after them belongs to the last block, the rest is the head, at scale 1. A
+            slot, and any parameter with several names, gets the mean of its readers' scales.
         lr: Learning rate at scale 1. With it, groups hold a scaled `lr`, which every optimizer and every scheduler of
             torch keeps. Without it, they hold timm's `lr_scale` where scales differ from 1: timm's schedulers and
             `weightshare train` multiply it in, torch's do not read it.
@@ -52,7 +54,7 @@ def param_groups(
         where there is one.
 
     Raises:
-        SpecError: If a number is out of its range or nothing in the model is trainable.
+        SpecError: If a number is out of its range, nothing in the model is trainable, or there are no layers to count.
         NoMatch: If `no_decay` matches nothing.
 
     Source: the sum is that of Lin 2022 and Savarese 2019; layer-wise decay is that of Bao 2021 (BEiT).
@@ -78,7 +80,7 @@ def param_groups(
     if no_decay is not None:
         undecayed |= {site.path for site in select(found, no_decay)}
     readers = {tie[0]: len(tie) for tie in planning.applied_ties(model)} if lr_scale == "mean" else {}
-    layer_scales = _layer_scales(found, layer_decay)
+    layer_scales = _layer_scales(model, layer_decay)
     grouped: dict[tuple[float, float], list[Site]] = defaultdict(list)
     for site in trainable:
         r = max((readers.get(name, 1) for name in site.names), default=1)
@@ -147,8 +149,11 @@ def _entries(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer])
     several = optimizer if isinstance(optimizer, Sequence) else [optimizer]
     for position, one in enumerate(several):
         inner = getattr(one, "optimizer", None)
+        held = inner if isinstance(inner, torch.optim.Optimizer) else one
+        if not isinstance(held, torch.optim.Optimizer):
+            raise SpecError(f"Cannot check {type(one).__name__}: need a torch optimizer, or what holds one.")
         lead = f"optimizer {position}, " if len(several) > 1 else ""
-        for number, group in enumerate((inner if isinstance(inner, torch.optim.Optimizer) else one).param_groups):
+        for number, group in enumerate(held.param_groups):
             names = group.get("param_names", [])
             for entry, tensor in enumerate(group["params"]):
                 name = f" ('{names[entry]}')" if entry < len(names) else ""
@@ -182,10 +187,12 @@ def _listed_by_model(model: nn.Module) -> set[str]:
     return listed
 
 
-def _layer_scales(found: Sequence[Site], layer_decay: float | None) -> Mapping[str, float]:
+def _layer_scales(model: nn.Module, layer_decay: float | None) -> Mapping[str, float]:
     if layer_decay is None:
         return defaultdict(lambda: 1.0)
-    numbers = layer_numbers(found)
+    numbers = layer_numbers(model)
+    if not numbers:
+        raise SpecError(f"layer_decay={layer_decay!r}: {type(model).__name__} has no blocks that could be counted.")
     last = max(number for of_site in numbers.values() for number in of_site)
     return {
         path: sum(layer_decay ** (last - number) for number in of_site) / len(of_site)

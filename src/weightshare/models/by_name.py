@@ -9,6 +9,7 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def build(name: str, /, in_channels: int | None = None, classes: int | None = No
             timm = import_timm()
             names = {"in_chans": in_channels, "num_classes": classes}
             return timm.create_model(rest, **_given(names), **options)
-        made = _callable(name, kind, rest)(**options)
+        make = _callable(name, kind, rest)
+        made = make(**_taken(make, _given(given)), **options)
     except ConfigError:
         raise
     except Exception as error:  # whatever a constructor, or a hub that cannot be reached, raises
@@ -115,6 +117,15 @@ def _callable(name: str, module: str, attribute: str) -> Any:
             f"model={name!r}: {attribute!r} is a {type(found).__name__}, need a callable that returns a module."
         )
     return found
+
+
+def _taken(make: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that a callable names in its signature; it need not know of channels and classes."""
+    try:
+        known = signature(make).parameters
+    except (TypeError, ValueError):  # some callables of C have none
+        return {}
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,69 +60,12 @@ def places(all_sites: Sequence[Site]) -> dict[str, Place | str]:
         modules = dict(site.modules)
         for name in site.names:
             module_type = type(modules.get(name.rpartition(".")[0])).__qualname__
-            for before, index, after in _splits(name):
+            for before, index, after in numbered(name):
                 contents[before, index].append((after, site.shape, module_type))
     kinds = {child: tuple(sorted(content)) for child, content in contents.items()}
     occurs = Counter((before, kind) for (before, _), kind in kinds.items())
     repeating = {before for (before, _), times in occurs.items() if times > 1}
     return {site.path: _outermost(site.path, kinds, occurs, repeating) for site in all_sites}
-
-
-def layer_numbers(all_sites: Sequence[Site]) -> dict[str, list[int]]:
-    """Number the layers of a network as layer-wise learning rates need them, in the order of registration.
-
-    The stem, all that comes before the first block, is layer 0; blocks follow, over all stages, and every child of a
-    list that holds blocks counts as one; what stands between two blocks belongs to the next one. A module `norm` after
-    the last block belongs to it, and all that follows is the head.
-
-    Args:
-        all_sites: From `surgery.sites(model)`.
-
-    Returns:
-        For each site's `path` the layer of every name that reaches it.
-
-    Example:
-        >>> from torch import nn
-        >>> from weightshare.surgery.sites import sites
-        >>> blocks = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-        >>> net = nn.ModuleDict({"stem": nn.Linear(2, 3), "blocks": blocks, "norm": nn.LayerNorm(3)})
-        >>> net["head"] = nn.Linear(3, 5)
-        >>> [layers for path, layers in layer_numbers(sites(net)).items() if path.endswith("weight")]
-        [[0], [1], [2], [2], [3]]
-    """
-    containers = {place.before for place in places(all_sites).values() if isinstance(place, Place)}
-
-    def block_of(name: str) -> tuple[str, int] | None:
-        # The outermost container decides, so that a block unlike its siblings is a layer too.
-        return next(((before, index) for before, index, _ in _splits(name) if before in containers), None)
-
-    stands = [[block_of(name) for name in site.names] for site in all_sites]
-    blocks = [block for of_site in stands for block in of_site if block is not None]
-    appeared = {before: number for number, before in reversed(list(enumerate(before for before, _ in blocks)))}
-    numbers = {
-        block: 1 + number
-        for number, block in enumerate(sorted(set(blocks), key=lambda block: (appeared[block[0]], block[1])))
-    }
-    elsewhere = [0] * len(all_sites)  # the layer of a name in no block, by where its site stands
-    following = None
-    for at in reversed(range(len(all_sites))):
-        following = next((block for block in stands[at] if block is not None), following)
-        elsewhere[at] = len(numbers) + 1 if following is None else numbers[following]
-    seen = False
-    for at, site in enumerate(all_sites):
-        if any(stands[at]):
-            seen = True
-        elif not seen:
-            elsewhere[at] = 0
-        elif elsewhere[at] > len(numbers):
-            # By its name, as timm does: other norms there, such as `fc_norm`, come with the head.
-            if not site.path.startswith("norm"):
-                break
-            elsewhere[at] = len(numbers)
-    return {
-        site.path: [elsewhere[at] if block is None else numbers[block] for block in stands[at]]
-        for at, site in enumerate(all_sites)
-    }
 
 
 def in_norm(site: Site) -> bool:
@@ -132,7 +75,7 @@ def in_norm(site: Site) -> bool:
 
 
 def _outermost(path: str, kinds: dict, occurs: Counter, repeating: set[str]) -> Place | str:
-    for before, index, after in _splits(path):
+    for before, index, after in numbered(path):
         kind = kinds[before, index]
         if occurs[before, kind] > 1:
             return Place(before, index, after, kind)
@@ -142,7 +85,7 @@ def _outermost(path: str, kinds: dict, occurs: Counter, repeating: set[str]) -> 
     return "in no repeated block: no sibling has the same parameter names and shapes"
 
 
-def _splits(path: str) -> list[tuple[str, int, str]]:
+def numbered(path: str) -> list[tuple[str, int, str]]:
     """Every `(before, index, after)` reading of a path, outermost index first."""
     parts = path.split(".")
     return [

@@ -35,7 +35,7 @@ class Board(AbstractContextManager["Board"]):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError(f"TensorBoard is not there ({error}): pip install 'weightshare[tensorboard]'.") from error
-        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=done + 1 if done else None)
+        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=done + 1 if done else 0)
         self._new = done == 0
 
     def scalars(self, step: int, **values: float | Tensor) -> None:

@@ -80,7 +80,7 @@ class Keeper:
         """Raise if this process, or one that works with it, was asked to stop; the state is kept already."""
         if self.path is None or not self._any(stop.signal is not None):
             return
-        said = f"Stopped {where}; the state is in '{self.path}'. Start it again and it goes on from there."
+        said = f"Stopped {where}; the state is in '{self.path}'."
         if stop.signal is stop.INTERRUPT:
             raise KeyboardInterrupt(said)
         raise Stopped(said, stop.signal or stop.TERMINATE)

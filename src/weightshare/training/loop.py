@@ -1,11 +1,13 @@
 """One loop that trains a classifier, on Lightning Fabric: read it once and you know what every run here does."""
 
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
+import hashlib
 import math
 from pathlib import Path
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,7 @@ def fit(
     label: str = "training",
     checkpoint_minutes: float = 10.0,
     tensorboard: bool = False,
+    identity: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a classifier in place, evaluate it after every epoch, and keep what is needed to go on after a stop.
 
@@ -55,6 +58,7 @@ def fit(
         checkpoint_minutes: After how many minutes state is kept inside an epoch too. It is so after every epoch, and
             when the process is asked to stop.
         tensorboard: Whether to write scalars and pictures to `folder/tensorboard`.
+        identity: What else a checkpoint has to agree in to be resumed from, as JSON-able values.
 
     Returns:
         One row for each epoch: `epoch`, `lr`, `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy` (fractions),
@@ -81,9 +85,11 @@ def fit(
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     vary = augmentation(recipe.augment, data.train.shape, data.classes)
     batch_size = min(recipe.batch_size, len(data.train))
+    if batch_size < fabric.world_size:
+        raise TrainingError(f"A batch of {batch_size} images cannot be cut for {fabric.world_size} processes.")
     steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
     run = {"recipe": asdict(recipe), "seed": seed, "data": data.name, "images": len(data.train), "steps": steps}
-    run |= {"processes": fabric.world_size}
+    run |= {"labels": _digest(data), "processes": fabric.world_size, **(identity or {})}
 
     with ExitStack() as around:
         if folder is not None:
@@ -99,7 +105,7 @@ def fit(
         for epoch in range(len(at.history), recipe.epochs):
             started = time.perf_counter() - at.seconds
             model.train()
-            sums = torch.tensor(at.sums, device=fabric.device)
+            sums = torch.tensor(at.sums, device=fabric.device) * fabric.is_global_zero  # those of all processes
             order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
             rows = [
                 chunk[fabric.global_rank :: fabric.world_size] for chunk in order.split(batch_size)[at.step : steps]
@@ -122,13 +128,15 @@ def fit(
                     keeper.refuse_diverged(sums, epoch, recipe.lr)
                     board.scalars(epoch * steps + step, batch_loss=loss, lr=lr)
                 if step < steps and keeper.is_due(stop, step):
-                    at.step, at.sums, at.seconds = step, sums.tolist(), time.perf_counter() - started
+                    at.step, at.sums, at.seconds = step, _of_all(fabric, sums).tolist(), time.perf_counter() - started
                     keeper.refuse_diverged(sums, epoch, recipe.lr, after_step=True)
                     keeper.keep(at)
                     keeper.leave_if_asked(stop, f"in epoch {epoch + 1}, after step {step} of {steps}")
             trained = time.perf_counter() - started
             train_loss, train_accuracy = _means(fabric, sums)
-            test_loss, test_accuracy = evaluate(network, data.test, fabric)
+            # The bare model, since a wrapper has every process run as many batches as every other one.
+            _share_buffers(fabric, model)
+            test_loss, test_accuracy = evaluate(model, data.test, fabric)
             keeper.refuse_diverged(sums, epoch, recipe.lr, test_loss=test_loss)
             row = {
                 "epoch": epoch + 1,
@@ -141,7 +149,7 @@ def fit(
                 "images_per_second": steps * batch_size / trained,
             }
             at = Progress(run, [*at.history, row])
-            board.scalars((epoch + 1) * steps, **row)
+            board.scalars((epoch + 1) * steps, **{key: value for key, value in row.items() if key != "lr"})
             keeper.keep(at)
             if epoch + 1 < recipe.epochs:
                 keeper.leave_if_asked(stop, f"after epoch {epoch + 1} of {recipe.epochs}")
@@ -157,7 +165,7 @@ def evaluate(
     sums = torch.zeros(4, device=split.device)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     rows = [chunk[rank::world] for chunk in torch.arange(len(split)).split(batch_size)]
-    with torch.no_grad():
+    with torch.no_grad(), fabric.autocast() if fabric else nullcontext():
         for images, labels in split.batches([chunk for chunk in rows if len(chunk)]):
             logits = model(split.normalised(images))
             sums += _sums(logits, labels, nn.functional.cross_entropy(logits, labels), sums)
@@ -179,10 +187,31 @@ def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tenso
     return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
 
 
+def _digest(data: Data) -> str:
+    """Of the labels and the statistics of both parts: other data under the same name is another run."""
+    told = hashlib.sha256(repr((data.train.shape, data.train.mean, data.train.std)).encode())
+    for part in (data.train, data.test):
+        told.update(part.labels.cpu().numpy().tobytes())
+    return told.hexdigest()[:16]
+
+
+def _share_buffers(fabric: "Fabric", model: nn.Module) -> None:
+    """Give every process the first one's running statistics, which are those that are kept."""
+    if fabric.world_size > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def _of_all(fabric: "Fabric | None", sums: Tensor) -> Tensor:
+    """Over all processes: the first three add up, the count of good steps is their mean."""
+    if fabric is None or fabric.world_size == 1:
+        return sums
+    total = torch.as_tensor(fabric.all_reduce(sums.clone(), reduce_op="sum"))
+    return total / total.new_tensor([1, 1, 1, fabric.world_size])
+
+
 def _means(fabric: "Fabric | None", sums: Tensor) -> tuple[float, float]:
-    if fabric and fabric.world_size > 1:
-        sums = torch.as_tensor(fabric.all_reduce(sums, reduce_op="sum"))
-    loss, right, images, _ = sums.tolist()
+    loss, right, images, _ = _of_all(fabric, sums).tolist()
     return loss / images, right / images
 
 

@@ -69,7 +69,7 @@ class Recipe:
         epochs: Passes over the training images, at least 1.
         batch_size: Images in a step, over all processes together, at least 2.
         lr: Highest learning rate.
-        weight_decay: Of tensors with two or more dimensions.
+        weight_decay: Of what `weightshare.param_groups` gives decay to.
         warmup: Fraction of all steps over which the learning rate rises, 0 to 1.
         label_smoothing: 0 to 1.
         clip: Highest norm of the gradient, or nothing.
@@ -100,7 +100,7 @@ class Recipe:
             ("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or more"),
             ("warmup", 0 <= self.warmup <= 1, "0 to 1"),
             ("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1"),
-            ("clip", self.clip is None or self.clip > 0, "above 0, or nothing"),
+            ("clip", self.clip is None or 0 < self.clip < math.inf, "above 0, or nothing"),
             ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1, or nothing"),
         ):
             if not valid:
@@ -155,14 +155,14 @@ class RunConfig:
             ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
             ("devices", self.devices >= 1, "1 or more"),
             ("image_size", self.image_size is None or self.image_size >= 1, "1 or more pixels, or nothing"),
-            ("checkpoint_minutes", self.checkpoint_minutes >= 0, "0 or more"),
+            ("checkpoint_minutes", 0 <= self.checkpoint_minutes < math.inf, "0 or more"),
             ("out", bool(self.out), "the name of a folder"),
             ("model_args", all(isinstance(key, str) for key in self.model_args), "names as keys"),
         ):
             if not valid:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: need {needed}.")
         try:
-            json.dumps(self.model_args)
+            json.dumps(self.model_args, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model_args={self.model_args!r}: need plain values: {error}") from error
 

@@ -31,9 +31,10 @@ from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
-from weightshare.training.keeper import METRICS
+from weightshare.training.keeper import CHECKPOINT, METRICS
 from weightshare.training.loop import evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
+from weightshare.training.snapshot import differences
 from weightshare.training.workplace import at_work
 from weightshare.verbs import fold, plan
 
@@ -91,7 +92,8 @@ def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[st
     fabric.barrier()
     before = time.perf_counter()
     minutes, board = config.checkpoint_minutes, config.tensorboard
-    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board)
+    settings = {key: value for key, value in asdict(config).items() if key not in {*ANYWHERE, "train", "seed"}}
+    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, {"config": settings})
     seconds = time.perf_counter() - before
     model.cpu()
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
@@ -271,13 +273,12 @@ def _built(config: RunConfig, data: Data) -> nn.Module:
 
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """The summary of a finished run of this very configuration, or `None` if there is none yet."""
-    if (folder / CONFIG).is_file():
+    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
         there, asked = asdict(read_config(folder)), asdict(config)
-        differs = [key for key in asked if key not in ANYWHERE and there[key] != asked[key]]
+        there, asked = ({key: of[key] for key in of if key not in ANYWHERE} for of in (there, asked))
+        differs = differences(there, asked)
         if differs:
-            raise TrainingError(
-                f"'{folder}' holds another run: {', '.join(differs)} differ. Choose another, or delete it."
-            )
+            raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
     if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
         return None
     summary = read_json(folder / SUMMARY)

@@ -151,9 +151,9 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if set(entry) != keys or not isinstance(entry["history"], list):
         raise FileError(f"it does not say how far the run was: need {', '.join(sorted(keys))}.")
     progress = Progress(**entry)
-    if progress.run != run:
-        differs = sorted(key for key in {**run, **progress.run} if progress.run.get(key) != run.get(key))
-        raise TrainingError(f"belongs to another run: {', '.join(differs)} differ.")
+    differs = differences(progress.run, run)
+    if differs:
+        raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
         if set(row) != set(ROW) or not all(_finite(value) for value in row.values()):
             raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
@@ -164,6 +164,18 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if not (whole and in_order and summed):
         raise FileError("it does not say how far the run was.")
     return progress
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], at: str = "") -> list[str]:
+    """What two descriptions of a run say differently, by name. A recipe may lack keys that came later."""
+    differs = []
+    for key in sorted({**there, **here}):
+        one, other = there.get(key), here.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            differs += differences(one, other, f"{at}{key}.")
+        elif one != other and (key in there or not at.startswith("recipe.")):
+            differs.append(f"{at}{key} is {one!r} there and {other!r} here")
+    return differs
 
 
 def _model_values(held: archive.Archive, model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 import signal
 import threading
+import time
 from types import FrameType
 
 from weightshare.errors import FileError, TrainingError
 
 LOCK = ".lock"
+PATIENCE = 1.0  # seconds in which more signals count as one: `timeout` and schedulers signal a process and its group
 
 
 @contextmanager
@@ -56,16 +58,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._asked = 0.0
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None:  # asked again: do not wait for the end of the step
+        if self.signal is None:
+            self.signal, self._asked = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._asked > PATIENCE:  # someone asks again, and will not wait for the end of a step
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
 
 
 @contextmanager
 def stoppable(active: bool) -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM instead of dying from them, so that the state can be kept; a second one ends at once.
+    """Note SIGINT and SIGTERM instead of dying from them, so that the state can be kept; asked again, end at once.
 
     Args:
         active: Whether to do so at all; nor is it done outside of the main thread, which alone gets signals.

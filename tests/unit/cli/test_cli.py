@@ -8,6 +8,7 @@ import pytest
 
 from weightshare.cli import main
 from weightshare.planning import Plan
+from weightshare.training.run import read_config
 
 
 def call(*arguments):
@@ -166,3 +167,26 @@ def test_a_callable_beside_the_caller_is_found(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "120" in done.stdout
     assert "60" in done.stdout
+
+
+def test_options_of_augmentation_join_those_of_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: convmixer:8/2/2/3\ntrain: {epochs: 1, augment: {crop: 1, mixup: 0.3}}\n")
+    out = tmp_path / "run"
+    assert call("train", "--config", str(file), "--augment", "flip=true", "--device", "cpu", "--out", str(out)) == 0
+    stored = read_config(out).train.augment
+    assert (stored.crop, stored.flip, stored.mixup) == (1, True, 0.3)
+
+
+def test_a_folder_without_a_run_is_said_to_be(capsys, tmp_path):
+    assert call("train", "--out", str(tmp_path / "typo")) == 1
+    assert "typo' is no run directory to go on with" in capsys.readouterr().err
+
+
+def test_data_says_what_a_set_holds_and_writes_it(capsys, tmp_path):
+    out = tmp_path / "digits.npz"
+    assert call("data", "digits", "--to", str(out)) == 0
+    text = capsys.readouterr().out
+    assert "1,437 images to learn from, 360 to be measured on" in text
+    assert "10 classes, 1×8×8 pixels" in text
+    assert call("data", str(out)) == 0

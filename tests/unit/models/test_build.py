@@ -50,3 +50,13 @@ def test_a_name_that_cannot_be_built(name: str, message: str) -> None:
 def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         build(name, no_such_option=3)
+
+
+def known(channels: int = 1, classes: int = 10) -> nn.Module:
+    """A constructor that has one of the two names."""
+    return nn.Linear(channels, classes)
+
+
+def test_a_callable_gets_what_it_names() -> None:
+    made = build(f"{__name__}:known", in_channels=3, classes=7, channels=5)
+    assert (made.in_features, made.out_features) == (5, 7)

@@ -47,22 +47,76 @@ def test_only_slots_of_plans_are_averaged() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "beit_base_patch16_224", "mixer_s32_224"]
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "beit_base_patch16_224",
+        "mixer_s32_224",
+        "resnet18",
+        "regnetx_002",
+        "densenet121",
+        "efficientnet_b0",
+        "mobilenetv3_small_100",
+        "convnext_atto",
+        "swin_tiny_patch4_window7_224",
+    ],
 )
 def test_layers_are_those_of_timm(name: str) -> None:
     timm = import_timm()
     from timm.optim import param_groups_layer_decay
 
     with torch.device("meta"):
-        model = timm.create_model(name, **({} if "mixer" in name else {"depth": 5}))
-    listed = model.no_weight_decay() if "mixer" not in name else ()
+        model = timm.create_model(name)
+    listed = getattr(model, "no_weight_decay", set)()
     theirs = param_groups_layer_decay(model, 0.1, listed, layer_decay=0.7)
     names = {id(tensor): path for path, tensor in model.named_parameters()}
     expected = {names[id(t)]: group["lr_scale"] for group in theirs for t in group["params"]}
     ours = by_name(ws.param_groups(model, 0.1, layer_decay=0.7), "lr_scale")
     assert ours == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "mixer_s32_224", "resnet18"])
+def test_decay_is_that_of_timm(name: str) -> None:
+    timm = import_timm()
+    from timm.optim import param_groups_weight_decay
+
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    listed = getattr(model, "no_weight_decay", set)()
+    names = {id(tensor): path for path, tensor in model.named_parameters()}
+    theirs = param_groups_weight_decay(model, 0.1, no_weight_decay_list=listed)
     decays = {names[id(t)]: group["weight_decay"] for group in theirs for t in group["params"]}
     assert by_name(ws.param_groups(model, 0.1), "weight_decay") == decays
+
+
+def test_layers_of_a_model_inside_another_and_of_a_head_that_is_an_embedding() -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wte = nn.Embedding(13, 5)
+            self.h = nn.ModuleList([nn.Linear(5, 5) for _ in range(3)])
+            self.ln_f = nn.LayerNorm(5)
+            self.lm_head = nn.Linear(5, 13, bias=False)
+            self.lm_head.weight = self.wte.weight
+
+    scales = by_name(ws.param_groups(nn.ModuleDict({"inner": Language()}), 0.1, layer_decay=0.5), "lr_scale")
+    assert scales["inner.wte.weight"] == pytest.approx((0.5**4 + 1) / 2)
+    assert scales["inner.ln_f.weight"] == pytest.approx(0.5)
+
+
+def test_blocks_of_one_class_are_layers_though_no_two_are_alike() -> None:
+    timm = import_timm()
+    with torch.device("meta"):
+        inner = timm.create_model("resnet18")
+    wrapped = by_name(ws.param_groups(nn.ModuleDict({"net": inner}), 0.1, layer_decay=0.5), "lr_scale")
+    layers = {f"layer{stage}.{block}.conv1.weight": 2 * stage + block - 1 for stage in (1, 2, 3, 4) for block in (0, 1)}
+    assert {path: wrapped[f"net.{path}"] for path in layers} == {path: 0.5 ** (9 - at) for path, at in layers.items()}
+    assert wrapped["net.conv1.weight"] == 0.5**9
+
+
+def test_a_network_without_blocks_has_no_layers() -> None:
+    with pytest.raises(ws.SharingError, match=r"layer_decay=0\.5: Linear has no blocks"):
+        ws.param_groups(nn.Linear(2, 3), 0.1, layer_decay=0.5)
 
 
 def test_a_slot_has_the_mean_of_its_readers_scales() -> None:

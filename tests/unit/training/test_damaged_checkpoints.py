@@ -238,6 +238,9 @@ def test_there_are_enough_of_them() -> None:
 def test_a_checkpoint_of_another_run_says_what_differs(whole: bytes, tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(whole)
     bench = Bench()
-    with pytest.raises(TrainingError, match=r"belongs to another run: seed, steps differ\. Choose another folder"):
+    with pytest.raises(
+        TrainingError,
+        match=r"another run: seed is 0 there and 1 here, steps is 22 .*\. Choose another",
+    ):
         read_snapshot(tmp_path / "c", bench.model, bench.optimizer, {**RUN, "seed": 1, "steps": 23})
     assert bench.state() == bench.before

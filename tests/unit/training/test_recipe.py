@@ -86,3 +86,12 @@ def test_yaml_that_is_no_configuration_is_refused(tmp_path, text, message):
         read_yaml(tmp_path / "run.yaml")
     with pytest.raises(ConfigError, match="Cannot read"):
         read_yaml(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"checkpoint_minutes": float("inf")}, {"train": {"clip": float("inf")}}, {"model_args": {"width": float("nan")}}],
+)
+def test_numbers_that_no_summary_could_hold_are_refused_before_training(values):
+    with pytest.raises(ConfigError, match=r"clip|checkpoint_minutes|model_args"):
+        strict(RunConfig, {"model": "convmixer:8/4/2/3", **values})

@@ -12,6 +12,8 @@ import torch
 from weightshare.errors import ConfigError, SharingError, TrainingError
 from weightshare.files.checkpoint import load, tensors
 from weightshare.models import build
+from weightshare.training import run as training_run
+from weightshare.training.data import load_data
 from weightshare.training.recipe import Recipe, RunConfig, Share
 from weightshare.training.run import read_config, rewrite_page, run, trained
 
@@ -166,3 +168,42 @@ def test_options_of_the_model_win_over_those_of_the_data(tmp_path):
 def test_a_device_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="device='tpu'"):
         run(config(tmp_path, device="tpu"))
+
+
+def test_a_folder_in_which_nothing_was_kept_holds_no_run(tmp_path):
+    hopeless = config(tmp_path, train=Recipe(epochs=1, lr=1e30))
+    with pytest.raises(TrainingError, match=r"Nothing was kept\. Lower train\.lr"):
+        run(hopeless)
+    assert run(config(tmp_path, train=Recipe(epochs=1)))["accuracy"] > 0
+    with pytest.raises(TrainingError, match=r"holds another run: train\.lr is 0\.01 there and 1e\+30 here"):
+        run(hopeless)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("precision: 32-true", "precision: bf16-mixed", "config.precision is '32-true' there and 'bf16-mixed' here"),
+        ("model_args: {}", "model_args: {activation: null}", "config.model_args.activation"),
+        ("seed: 0", "seed: 7", "seed is 0 there and 7 here"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_one(finished, tmp_path, before, after, said):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / "summary.json").unlink()
+    text = (folder / "config.yaml").read_text()
+    assert before in text
+    (folder / "config.yaml").write_text(text.replace(before, after))
+    with pytest.raises(SharingError, match=re.escape(said) + "|Cannot build"):
+        run(replace(read_config(folder), out=str(folder)))
+
+
+def test_a_run_does_not_go_on_with_other_labels(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    (folder / "summary.json").unlink()
+    digits = load_data("digits")
+    train = replace(digits.train, labels=9 - digits.train.labels)
+    monkeypatch.setattr(training_run, "load_data", lambda *_: replace(digits, train=train))
+    with pytest.raises(TrainingError, match="another run: labels is"):
+        run(config(folder))

@@ -71,6 +71,23 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     assert len(steps) == 22
 
 
+def test_a_run_that_was_killed_before_it_kept_anything_has_each_step_once(tmp_path):
+    model, seen = network(), []
+
+    def die(module, inputs):
+        seen.append(1)
+        if len(seen) == 15:
+            raise ZeroDivisionError
+
+    model.register_forward_pre_hook(die)
+    with pytest.raises(ZeroDivisionError):
+        fitted(tmp_path, model, tensorboard=True)
+    fitted(tmp_path, tensorboard=True)
+    for name in ("batch_loss", "lr"):
+        steps = [event.step for event in read(tmp_path).Scalars(name)]
+        assert steps == sorted(set(steps))
+
+
 def test_nothing_is_written_unless_asked_for(tmp_path):
     fitted(tmp_path)
     assert not (tmp_path / "tensorboard").exists()

@@ -13,6 +13,7 @@ from weightshare.depth.fuse import mean
 from weightshare.depth.tie import Tie
 from weightshare.errors import FileError, TrainingError
 from weightshare.models import convmixer
+from weightshare.training import workplace
 from weightshare.training.data import Augment, load_data
 from weightshare.training.keeper import CHECKPOINT, METRICS
 from weightshare.training.loop import fit
@@ -87,15 +88,27 @@ def test_an_interrupt_is_an_interrupt_but_the_state_is_kept(digits, tmp_path):
     check_equal(trained(digits, tmp_path), trained(digits))
 
 
-def test_a_second_interrupt_does_not_wait(digits, tmp_path):
+def test_an_interrupt_that_is_repeated_later_does_not_wait(digits, tmp_path, monkeypatch):
     def twice() -> None:
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(workplace, "PATIENCE", -1.0)
+        os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as stopped:
         trained(digits, tmp_path, calling(network(), 5, twice))
     assert str(stopped.value) == ""
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_signals_that_come_together_are_one(digits, tmp_path):
+    def thrice() -> None:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped) as stopped:
+        trained(digits, tmp_path, calling(network(), 5, thrice))
+    assert stopped.value.status == 143
+    assert (tmp_path / CHECKPOINT).exists()
 
 
 def test_without_a_folder_signals_are_not_touched(digits):
@@ -134,5 +147,5 @@ def test_a_disk_that_fills_up_later_leaves_the_last_state(digits, tmp_path, monk
 def test_replaced_recipes_are_other_runs(digits, tmp_path):
     trained(digits, tmp_path)
     other = replace(RECIPE, augment=Augment(crop=2))
-    with pytest.raises(TrainingError, match="another run: recipe differ"):
+    with pytest.raises(TrainingError, match=r"another run: recipe\.augment\.crop is 1 there and 2 here"):
         fit(network(), digits, other, seed=3, folder=tmp_path, fabric=Fabric(accelerator="cpu", devices=1))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from filelock import FileLock
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from weightshare.errors import FileError, TrainingError
 from weightshare.files.checkpoint import tensors
 from weightshare.training.keeper import CHECKPOINT
 from weightshare.training.recipe import Recipe, RunConfig
-from weightshare.training.run import run
+from weightshare.training.run import read_history, run
 from weightshare.training.workplace import LOCK, at_work
 
 HOLD = """
@@ -182,3 +183,18 @@ def test_two_processes_that_are_terminated_go_on_with_equal_weights(tmp_path):
         assert done.returncode == 0, done.stderr
     cut, whole = (tensors(tmp_path / folder / "model.safetensors") for folder in ("cut", "whole"))
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
+    rows = [
+        [{key: value for key, value in row.items() if "second" not in key} for row in read_history(tmp_path / folder)]
+        for folder in ("cut", "whole")
+    ]
+    assert rows[0] == [pytest.approx(row, rel=1e-5) for row in rows[1]]
+
+
+def test_two_processes_measure_one_image(tmp_path):
+    images, labels = np.zeros((67, 8, 8), np.uint8), np.arange(67) % 3
+    images += labels[:, None, None].astype(np.uint8)
+    np.savez(tmp_path / "tiny.npz", images=images, labels=labels, is_train=np.arange(67) < 66)
+    options = ["--data", str(tmp_path / "tiny.npz"), "--epochs", "1", "--devices", "2", "--strategy", "ddp"]
+    (tmp_path / "script.py").write_text(STOPPED)
+    done = called([str(tmp_path / "script.py"), "-1", *options, "--out", str(tmp_path / "run")])
+    assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ class Augment:
             usually trained with 4.
         flip: Whether half of the images are mirrored, left to right.
         rand_augment: `(n, m)` of RandAugment (Cubuk et al. 2019, arXiv 1909.13719): n changes out of 15 for each image,
-            drawn anew for each one, of strength m between 0 and 30. Needs kornia.
+            drawn anew for each one, of strength m from 1 to 29. Needs kornia.
         erase: Probability that a rectangle of an image is blackened (Zhong et al. 2017, arXiv 1708.04896), 0 to 1. Its
             area is 2 to 33 % of the image, its sides' ratio 0.3 to 3.3. Needs kornia.
         mixup: α of Beta(α, α) that the weight of images mixed in pairs is drawn from (Zhang et al. 2017, arXiv
@@ -89,8 +89,8 @@ def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) ->
         whatever device the images are: the same state gives the same batch.
 
     Raises:
-        ConfigError: If kornia is needed and not installed, or RandAugment is to vary images of other than 1 or 3
-            channels.
+        ConfigError: If kornia is needed and not installed, if a crop is as wide as an image, or if RandAugment is to
+            vary images of other than 1 or 3 channels.
 
     Example:
         >>> import torch
@@ -99,6 +99,8 @@ def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) ->
         >>> tuple(images.shape), tuple(targets.shape)
         ((11, 3, 5, 7), (11, 2))
     """
+    if augment.crop >= min(shape[1:]):
+        raise ConfigError(f"augment.crop={augment.crop}: need less than the side of an image, {min(shape[1:])} pixels.")
     steps: list[Callable[[Tensor], Tensor]] = []
     if augment.crop or augment.flip:
         steps.append(moving(augment.crop, augment.flip))

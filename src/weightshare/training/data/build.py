@@ -49,6 +49,13 @@ def build(
             raise FileError(f"{name}: labels of the {part} part go from {got}, need 0 to {classes - 1}.")
     if scale is None:
         scale = 255.0 if train[0].dtype == np.uint8 else 1.0
+    highest = max(int(train[0].max()), int(test[0].max())) if train[0].dtype == np.uint8 else 0
+    if highest > scale:
+        raise FileError(f"{name}: bytes go up to {highest}, which the scale {scale} would put above 1: need {highest}.")
+    if not class_names and classes > len(train[0]) + len(test[0]):
+        raise FileError(
+            f"{name}: labels go up to {classes - 1}, which is more than there are images. Number the classes from 0."
+        )
     mean, std = statistics(train[0], scale)
 
     def split(part: Part) -> InMemory:
