@@ -80,7 +80,7 @@ def _listed(folder: Path, classes: Sequence[str], root: Path) -> Listing:
             os.path.relpath(os.path.join(where, file), root)
             for where, _, files in os.walk(folder / name)
             for file in files
-            if file.lower().endswith(ENDINGS) and not file.startswith(".")
+            if file.lower().endswith(ENDINGS) and not file.startswith(".") and os.path.isfile(os.path.join(where, file))
         )
         if not found:
             raise ConfigError(f"'{folder / name}' has no images, need files that end in {', '.join(ENDINGS)}.")
