@@ -95,7 +95,8 @@ def test_short_enough_to_read(example: Path) -> None:
 
 @BY_NAME
 def test_runs_and_what_it_prints_is_so(example: Path, tmp_path: Path) -> None:
-    CHECKS[example.stem](run(example, tmp_path), tmp_path)
+    check_output = CHECKS[example.stem]
+    check_output(run(example, tmp_path), tmp_path)
 
 
 def test_the_checks_notice_what_is_not_so(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def tar(contents: dict[str, bytes], folder: str) -> bytes:
     return buffer.getvalue()
 
 
-def same(data, train: Arrays, test: Arrays) -> None:
+def check_same(data, train: Arrays, test: Arrays) -> None:
     """Whether a data set has these images and labels, bit for bit."""
     for split, (images, labels) in ((data.train, train), (data.test, test)):
         got, got_labels = next(split.batches([torch.arange(len(split))]))

@@ -21,7 +21,7 @@ def save(path, **entries):
     return str(path)
 
 
-def same(data, images=IMAGES, labels=LABELS, is_train=IS_TRAIN):
+def check_same(data, images=IMAGES, labels=LABELS, is_train=IS_TRAIN):
     for split, rows in ((data.train, is_train), (data.test, ~is_train)):
         got, got_labels = next(split.batches([torch.arange(len(split))]))
         torch.testing.assert_close(got, torch.from_numpy(images[rows]).float() / 255, rtol=0, atol=1e-7)

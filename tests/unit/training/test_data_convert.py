@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.training.made_up_npz import GOOD, IMAGES, IS_TRAIN, LABELS, NHWC, encoded, jpegs, same, save
+from tests.unit.training.made_up_npz import GOOD, IMAGES, IS_TRAIN, LABELS, NHWC, check_same, encoded, jpegs, save
 from weightshare.errors import ConfigError, FileError
 from weightshare.training.data import InMemory, Lazy, convert, folder, load_data
 
 
 def test_packed_files_are_decoded(tmp_path):
     data = load_data(save(tmp_path / "a.npz", **jpegs(classes=np.array(list("abcd")))))
-    same(data)
+    check_same(data)
     assert data.class_names == tuple("abcd")
 
 
 def test_packed_grey_files_stay_grey(tmp_path):
-    same(load_data(save(tmp_path / "a.npz", **jpegs(NHWC[..., 0]))), IMAGES[:, :1])
+    check_same(load_data(save(tmp_path / "a.npz", **jpegs(NHWC[..., 0]))), IMAGES[:, :1])
 
 
 def test_packed_files_are_scaled(tmp_path):
@@ -81,7 +81,7 @@ def test_any_npz_is_written_and_read_again_to_the_bit(images, tmp_path):
 
 
 def test_packed_files_become_an_array(tmp_path):
-    same(convert(save(tmp_path / "a.npz", **jpegs()), tmp_path / "b.npz"))
+    check_same(convert(save(tmp_path / "a.npz", **jpegs()), tmp_path / "b.npz"))
     with np.load(tmp_path / "b.npz") as file:
         assert "images" in file
         assert "jpeg" not in file

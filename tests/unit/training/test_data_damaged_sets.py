@@ -1,33 +1,13 @@
 """Official files that are damaged, cut, or hold something else: each is named, and nothing is used of it."""
 
-from urllib.error import URLError
-
 import pytest
 
 from tests.unit.training import made_up
 from weightshare.errors import FileError
-from weightshare.training.data import download as downloads
 from weightshare.training.data import load_data
 
 IDX = pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 CIFAR = pytest.mark.parametrize(("name", "edition"), list(made_up.CIFARS))
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """No test reaches the network by accident; those that mean to ask a server of their own."""
-
-    def refuse(url, timeout):
-        raise URLError("no network")
-
-    monkeypatch.setattr(downloads, "urlopen", refuse)
-
-
-@pytest.fixture
-def mnist(monkeypatch):
-    contents, train, test = made_up.files("mnist")
-    made_up.publish(monkeypatch, "mnist", contents)
-    return contents, train, test
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "gz"])
@@ -91,7 +71,7 @@ def test_paths_in_a_tar_are_never_written_to(tmp_path, monkeypatch):
     made_up.publish(monkeypatch, "cifar10", contents)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "cifar-10-binary.tar.gz").write_bytes(made_up.tar(contents, "../escaped"))
-    made_up.same(load_data("cifar10", tmp_path / "home"), train, test)
+    made_up.check_same(load_data("cifar10", tmp_path / "home"), train, test)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["cifar-10-binary.tar.gz", "home"]
 
 

@@ -16,13 +16,6 @@ IDX = pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 CIFAR = pytest.mark.parametrize(("name", "edition"), list(made_up.CIFARS))
 
 
-@pytest.fixture
-def mnist(monkeypatch):
-    contents, train, test = made_up.files("mnist")
-    made_up.publish(monkeypatch, "mnist", contents)
-    return contents, train, test
-
-
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -54,12 +47,12 @@ def test_a_download_is_stored_checked_and_used_again(name, server, tmp_path, mon
         f"{file}.gz": gzip.compress(content) for file, content in contents.items()
     }  # fmt: skip
     made_up.write(folder, published)
-    made_up.same(load_data(name, tmp_path / "home"), train, test)
+    made_up.check_same(load_data(name, tmp_path / "home"), train, test)
     assert capsys.readouterr().err.count("Downloading http") == len(published)
     assert sorted(path.name for path in (tmp_path / "home" / name).iterdir()) == sorted(published)
     for path in folder.iterdir():
         path.unlink()
-    made_up.same(load_data(name, tmp_path / "home"), train, test)
+    made_up.check_same(load_data(name, tmp_path / "home"), train, test)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar100"])
@@ -85,7 +78,7 @@ def test_what_is_there_is_not_downloaded(server, mnist, tmp_path, monkeypatch):
     first, *others = contents
     made_up.write(folder, {key: contents[key] for key in [first]}, packed=True)
     made_up.write(tmp_path / "home" / "mnist", {key: contents[key] for key in others})
-    made_up.same(load_data("mnist", tmp_path / "home"), train, test)
+    made_up.check_same(load_data("mnist", tmp_path / "home"), train, test)
 
 
 def test_a_server_without_the_file_is_named(server, tmp_path, monkeypatch):

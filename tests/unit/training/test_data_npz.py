@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.unit.training.made_up import pictures
-from tests.unit.training.made_up_npz import COUNT, GOOD, IMAGES, IS_TRAIN, LABELS, NHWC, same, save
+from tests.unit.training.made_up_npz import COUNT, GOOD, IMAGES, IS_TRAIN, LABELS, NHWC, check_same, save
 from weightshare.errors import ConfigError, FileError
 from weightshare.training.data import load_data
 
@@ -26,7 +26,7 @@ from weightshare.training.data import load_data
 )
 def test_every_layout_is_read(stored, expected, tmp_path):
     data = load_data(save(tmp_path / "a.npz", **GOOD | {"images": stored}))
-    same(data, expected)
+    check_same(data, expected)
     assert data.train.shape == expected.shape[1:]
     assert (data.classes, data.class_names) == (4, ())
 
@@ -62,7 +62,7 @@ def test_class_names_count_the_classes_and_scale_is_kept(tmp_path):
     data = load_data(path)
     assert (data.classes, data.class_names, data.name) == (5, tuple("abcde"), path)
     assert data.train.scale == 510
-    same(data, IMAGES / 2)
+    check_same(data, IMAGES / 2)
 
 
 def without(key):

@@ -1,7 +1,6 @@
 """The named sets: official files, made up and small, in every form and place; missing and damaged ones."""
 
 import pickle
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -9,27 +8,9 @@ import pytest
 from tests.unit.training import made_up
 from weightshare.errors import ConfigError, FileError
 from weightshare.training.data import SETS, load_data
-from weightshare.training.data import download as downloads
 
 IDX = pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 CIFAR = pytest.mark.parametrize(("name", "edition"), list(made_up.CIFARS))
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """No test reaches the network by accident; those that mean to ask a server of their own."""
-
-    def refuse(url, timeout):
-        raise URLError("no network")
-
-    monkeypatch.setattr(downloads, "urlopen", refuse)
-
-
-@pytest.fixture
-def mnist(monkeypatch):
-    contents, train, test = made_up.files("mnist")
-    made_up.publish(monkeypatch, "mnist", contents)
-    return contents, train, test
 
 
 @IDX
@@ -41,7 +22,7 @@ def test_idx_files_are_found_wherever_they_may_lie(name, packed, place, tmp_path
     folder = made_up.official.OFFICIAL[name].editions[0].folders[place]
     made_up.write(tmp_path / folder, contents, packed)
     data = load_data(name, tmp_path)
-    made_up.same(data, train, test)
+    made_up.check_same(data, train, test)
     assert (data.name, data.classes, len(data.class_names)) == (name, 10, 10)
     assert data.train.shape == data.test.shape == (1, 5, 11)
 
@@ -60,7 +41,7 @@ def test_cifar_is_found_in_both_versions_packed_and_not(name, edition, place, tm
     }
     writers["archive" in place]()
     data = load_data(name, tmp_path)
-    made_up.same(data, train, test)
+    made_up.check_same(data, train, test)
     assert data.classes == len(data.class_names) == {"cifar10": 10, "cifar100": 100}[name]
     assert data.channels == 3
 
@@ -129,7 +110,7 @@ def test_the_folder_of_sets_is_that_of_the_environment(mnist, tmp_path, monkeypa
     contents, train, test = mnist
     made_up.write(tmp_path / "mnist", contents)
     monkeypatch.setenv("WEIGHTSHARE_DATA", str(tmp_path))
-    made_up.same(load_data("mnist"), train, test)
+    made_up.check_same(load_data("mnist"), train, test)
 
 
 def test_else_it_is_data_in_the_current_folder(mnist, tmp_path, monkeypatch):
@@ -137,4 +118,4 @@ def test_else_it_is_data_in_the_current_folder(mnist, tmp_path, monkeypatch):
     made_up.write(tmp_path / "data" / "mnist", contents)
     monkeypatch.delenv("WEIGHTSHARE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    made_up.same(load_data("mnist"), train, test)
+    made_up.check_same(load_data("mnist"), train, test)
