@@ -44,21 +44,23 @@ def pieces_of(n: int) -> int:
 
 
 @_compiled
-def _pack(bits, keys, start, stop):  # noqa: ANN001, ANN202
+def _pack(bits, keys, start, stop):
     for i in range(start, stop):
         b = bits[i]
         keys[i] = (np.int64(b ^ ((b >> 31) & _SIGN)) << 32) | np.int64(i)
 
 
 @_compiled
-def _unpack(keys, bits, order, start, stop):  # noqa: ANN001, ANN202
+def _unpack(keys, bits, order, start, stop):
     for i in range(start, stop):
         key = keys[i]
         b = np.int32(key >> 32)
         bits[i] = b ^ ((b >> 31) & _SIGN)
         order[i] = np.int32(key & np.int64(0xFFFFFFFF))
+
+
 def sort(flat: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """As `plain.sort`. A float32 and its index make one 64-bit key, since sorting keys is faster than sorting indices."""
+    """As `plain.sort`. A float32 and its index make one 64-bit key: keys are sorted faster than indices."""
     n = flat.numel()
     if flat.dtype == torch.float32 and n < 2**31:
         keys = np.empty(n, np.int64)
@@ -74,7 +76,7 @@ def sort(flat: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @_compiled
-def _pool(places, masses, bounds, step, ends, values, sums, edges):  # noqa: ANN001, ANN202
+def _pool(places, masses, bounds, step, ends, values, sums, edges):
     """Blocks end at particle `ends` and at mass `edges` of their segment, weigh `sums` in all and stand at `values`."""
     unit = masses.size == 0
     top = 0
@@ -118,7 +120,7 @@ def pool(places: Tensor, masses: Tensor | None, bounds: Tensor, step: float) -> 
 
 
 @_compiled
-def _spread(ends, values, order, out, labels, first, last):  # noqa: ANN001, ANN202
+def _spread(ends, values, order, out, labels, first, last):
     for block in range(first, last):
         value = values[block]
         for i in range(ends[block - 1] if block else 0, ends[block]):
@@ -147,7 +149,7 @@ _MASK = np.int64((1 << plain.UNIT) - 1)
 
 
 @_compiled
-def _count(flat, low, scale, bins, child, lows, scales, parts, found, start, stop):  # noqa: ANN001, ANN202
+def _count(flat, low, scale, bins, child, lows, scales, parts, found, start, stop):
     last = (np.int64(bins) << _UNIT) - 1
     last_part = (np.int64(parts) << _UNIT) - 1
     split = child.size > 0
@@ -182,7 +184,7 @@ def count(flat: Tensor, grid: plain.Grid) -> Tensor:
 
 
 @_compiled
-def _extremes(flat, low, scale, bins, child, found, start, stop):  # noqa: ANN001, ANN202
+def _extremes(flat, low, scale, bins, child, found, start, stop):
     last = (np.int64(bins) << _UNIT) - 1
     for i in range(start, stop):
         number = float(flat[i])
@@ -201,7 +203,7 @@ def extremes(flat: Tensor, grid: plain.Grid, children: int) -> Tensor:
 
 
 @_compiled
-def _read(flat, low, scale, bins, child, lows, scales, parts, table, out, start, stop):  # noqa: ANN001, ANN202
+def _read(flat, low, scale, bins, child, lows, scales, parts, table, out, start, stop):
     last = (np.int64(bins) << _UNIT) - 1
     last_part = (np.int64(parts) << _UNIT) - 1
     split = child.size > 0

@@ -11,11 +11,13 @@ bins. Moving all weights to their bin's mean gives answers `y` with `y − D ≤
 - a bin that met no other may **keep its places**: its weights move by its mean velocity. With `η` the spread of
   velocities within the bin and `y₋`, `y₊` the answers of its neighbours, `P(w_i) ≥ min(z_i − η, y₊ − D)` and
   `P(w_i) ≤ max(z_i + η, y₋ + U)`, by the max-min form of isotonic regression, so that it errs by at most
-  `max(η, y + up − y₊ + D, y₋ + U − y + down)`. It keeps its places where this is at most one bin width, and else collapses.
+  `max(η, y + up − y₊ + D, y₋ + U − y + down)`. It keeps its places where this is at most one bin
+  width, and else collapses.
 
 The mean of the weights is kept; their order is kept within a bin, and across bins to one bin width. A bin that holds
-over 1/256 of the weights is split once more, between its least and greatest weight, so that a far outlier spoils nothing.
-Counts and places are whole numbers: the result does not depend on threads, nor on how a tensor is cut over processes.
+over 1/256 of the weights is split once more, between its least and greatest weight, so that a far outlier spoils
+nothing. Counts and places are whole numbers: the result does not depend on threads, nor on how a tensor is cut over
+processes.
 """
 
 import math
@@ -98,7 +100,8 @@ def prox_pairwise_binned(
     table, bound = _solved(grid, found.cpu().numpy(), step)
     direct = out is not None and out.dtype == flat.dtype and out.device == flat.device
     answer = out.view(-1) if direct and out is not None else torch.empty_like(flat)
-    kernels.read(flat, grid, torch.from_numpy(table).to(flat.device, flat.dtype), answer)
+    rounded = torch.from_numpy(table.astype(np.float64 if flat.dtype == torch.float64 else np.float32))
+    kernels.read(flat, grid, rounded.to(flat.device), answer)
     most = max(abs(low), abs(high))
     bound += most * (2 * torch.finfo(w.dtype).eps + grid.leaves * torch.finfo(torch.float64).eps)
     if direct and out is not None:
@@ -131,7 +134,7 @@ def _over(group: "ProcessGroup | None", numbers: Tensor, how: str) -> Tensor:
 
 
 def _split(flat: Tensor, grid: Grid, found: Tensor, group: "ProcessGroup | None") -> tuple[Grid, Tensor]:
-    """Split the bins that hold too many weights, between their least and greatest weight; count again what is in them."""
+    """Split the bins that hold too many weights, between the least and the greatest of these; count these again."""
     counts = found[:, 0].cpu().numpy()
     heavy = torch.from_numpy((counts > max(1, counts.sum() // HEAVY)).nonzero()[0]).to(flat.device)
     if not len(heavy):
@@ -167,7 +170,9 @@ def _solved(grid: Grid, found: np.ndarray, step: float) -> tuple[np.ndarray, flo
     ends, values = pool(*map(torch.from_numpy, (means, count)), torch.tensor([0, len(leaf)]), step)
     sizes = np.diff(ends.numpy(), prepend=0)
     beyond = np.concatenate([[-np.inf], values.numpy(), [np.inf]])
-    before, y, after, alone = (np.repeat(column, sizes) for column in (beyond[:-2], beyond[1:-1], beyond[2:], sizes == 1))
+    before, y, after, alone = (
+        np.repeat(column, sizes) for column in (beyond[:-2], beyond[1:-1], beyond[2:], sizes == 1)
+    )
     most_up, most_down = up.max(), down.max()
     eta = step * (count - 1) / (count.sum() - 1)
     error = np.maximum(eta, np.maximum(y + up - after + most_down, before + most_up - y + down))

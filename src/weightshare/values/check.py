@@ -34,8 +34,8 @@ def tensor(w: object, what: str) -> Tensor:
         raise SpecError(f"{what} needs a tensor, got {type(w).__name__}.")
     if w.dtype not in _WIDTHS:
         raise SpecError(
-            f"{what} needs float16, bfloat16, float32 or float64, got {w.dtype}. Convert the tensor first; the parts of "
-            "a complex one are two groups."
+            f"{what} needs float16, bfloat16, float32 or float64, got {w.dtype}. Convert the tensor first; the parts "
+            "of a complex one are two groups."
         )
     if w.layout != torch.strided:
         raise SpecError(f"{what} needs a dense tensor, got layout {w.layout}: take its .values(), or .to_dense().")
@@ -74,7 +74,7 @@ def evenly(problems: int, particles: int) -> Tensor:
 
 
 def masses(weights: Tensor | None, w: Tensor, what: str) -> Tensor | None:
-    """The particles' masses as float64, broadcast to the shape of `w`; `SpecError` if one is not finite and positive."""
+    """The particles' masses as float64, broadcast to `w`; `SpecError` if one is not finite and positive."""
     if weights is None:
         return None
     weights = tensor(weights.double() if isinstance(weights, Tensor) and not weights.is_complex() else weights, what)

@@ -31,7 +31,7 @@ def pairwise_penalty(w: Tensor, weights: Tensor | None = None, batch_dims: int =
         batch_dims: How many leading dimensions of `w` count independent problems: 1 for the rows of a weight.
 
     Returns:
-        One number for each problem: `w.shape[:batch_dims]`, float64 for float64, else float32. 0 for at most one weight.
+        One number for each problem: `w.shape[:batch_dims]`, float64 for float64, else float32. 0 for one weight.
 
     Raises:
         SpecError: If `w` is no dense float tensor, or holds NaN or infinity; if an argument is out of its range.
@@ -89,7 +89,7 @@ def pairwise_conjugate(y: Tensor, weights: Tensor | None = None, tolerance: floa
     Args:
         y: Float tensor of any shape; one problem.
         weights: As for `pairwise_penalty`.
-        tolerance: How much a sum may be over its limit. By default rounding of `y`: its type's epsilon times `Σ|y|` + 1.
+        tolerance: How much a sum may be over its limit. By default rounding of `y`: its epsilon times `Σ|y|` + 1.
 
     Returns:
         0.0 or infinity.

@@ -43,9 +43,7 @@ class _Sticky(torch.autograd.Function):
     """The Jacobian takes the mean over each cluster, weighted by mass."""
 
     @staticmethod
-    def forward(
-        flat: Tensor, masses: Tensor | None, bounds: Tensor, step: float, label: bool
-    ) -> tuple[Tensor, Tensor]:
+    def forward(flat: Tensor, masses: Tensor | None, bounds: Tensor, step: float, label: bool) -> tuple[Tensor, Tensor]:
         places, order = sort(flat, bounds, "prox_pairwise")
         kernels = on(places.device)
         sorted_masses = None if masses is None else masses.to(places.device)[order.long()]
@@ -74,9 +72,8 @@ class _Sticky(torch.autograd.Function):
         return _sums(tangents[0] * mass, labels) / _sums(mass, labels), None
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: Any, flat: Tensor, masses: Tensor | None, bounds: Tensor, step: float, label: bool
-    ) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        flat, masses, bounds, step, label = args
         rows, masses, many = _stacked(info, in_dims, flat, masses, bounds)
         z, labels = solve(rows, masses, many, step, label)
         count, n = info.batch_size, int(bounds[-1])
@@ -113,8 +110,8 @@ def _sums(values: Tensor, labels: Tensor) -> Tensor:
 
 def slopes(flat: Tensor, masses: Tensor | None, bounds: Tensor, what: str) -> Tensor:
     """The mean rank of each particle's value, from −1 to 1, times its mass: (n), float64, without gradient."""
-    found = _Slopes.apply(flat.detach(), None if masses is None else masses.reshape(-1), bounds, what)
-    return found  # pyright: ignore[reportReturnType]
+    masses = None if masses is None else masses.reshape(-1)
+    return _Slopes.apply(flat.detach(), masses, bounds, what)  # pyright: ignore[reportReturnType]
 
 
 class _Slopes(torch.autograd.Function):
@@ -154,6 +151,7 @@ class _Slopes(torch.autograd.Function):
         return None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, flat: Tensor, masses: Tensor | None, bounds: Tensor, what: str) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        flat, masses, bounds, what = args
         rows, masses, many = _stacked(info, in_dims, flat, masses, bounds)
         return slopes(rows, masses, many, what).view(info.batch_size, -1), 0
