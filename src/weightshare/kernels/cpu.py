@@ -90,8 +90,12 @@ def _pool(places, masses, bounds, step, ends, values, sums, edges):
                 total += masses[i]
         pace = step / (total - 1.0) if stop - start > 1 else 0.0
         edge = 0.0
-        for i in range(start, stop):
+        i = start
+        while i < stop:
             mass = 1.0 if unit else masses[i]
+            while i + 1 < stop and places[i + 1] == places[i]:  # equal places meet at once, and stay exact
+                i += 1
+                mass += 1.0 if unit else masses[i]
             below = edge
             edge += mass
             weighed = float(places[i]) * mass
@@ -107,6 +111,7 @@ def _pool(places, masses, bounds, step, ends, values, sums, edges):
             sums[top] = weighed
             edges[top] = edge
             top += 1
+            i += 1
     return top
 
 

@@ -95,18 +95,19 @@ def pool(places: Tensor, masses: Tensor | None, bounds: Tensor, step: float) -> 
     ends = torch.arange(1, n + 1, device=device)
     below -= torch.repeat_interleave(below[bounds[:-1].clamp(max=n - 1)], sizes, output_size=n)
     stands = places.double()  # not sums / mass, which may differ in the last bit
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         values = stands + pace[segment] * (total[segment] - 2 * below - mass)
-        hits = (values[:-1] >= values[1:]) & (segment[:-1] == segment[1:])
+        meet = stands[:-1] == stands[1:] if not turn else values[:-1] >= values[1:]  # equal places meet at once
+        hits = meet & (segment[:-1] == segment[1:])
         first = torch.cat([hits.new_ones(1), ~hits])
         block = first.cumsum(0) - 1
-        if bool(first.all()):
+        if turn and bool(first.all()):
             return ends, values
         count = int(block[-1]) + 1
         sums = sums.new_zeros(count).index_add_(0, block, sums)
         mass = mass.new_zeros(count).index_add_(0, block, mass)
         last = torch.cat([~hits, hits.new_ones(1)])
-        stands = torch.where(last[first], stands[first], sums / mass)
+        stands = torch.where(last[first], stands[first], sums / mass) if turn else stands[first]
         below, segment, ends = below[first], segment[first], ends[last]
     return _one_by_one(sums, mass, below, segment, ends, pace, total)
 

@@ -72,7 +72,7 @@ def prox_pairwise_binned(
 
     Example:
         >>> z, bound = prox_pairwise_binned(torch.tensor([0.0, 3.0, 1.0]), step=1.5)
-        >>> bool((z - prox_pairwise(torch.tensor([0.0, 3.0, 1.0]), step=1.5)).abs().max() <= bound), bound < 1e-3
+        >>> bool((z - torch.tensor([1.25, 1.5, 1.25])).abs().max() <= bound), bound < 1e-5
         (True, True)
     """
     what = "prox_pairwise_binned"
@@ -181,7 +181,7 @@ def _solved(grid: Grid, found: np.ndarray, step: float) -> tuple[np.ndarray, flo
     table = np.zeros((len(found), 2))
     table[leaf, 0] = keeps
     table[leaf, 1] = y - np.where(keeps, means, 0.0)
-    bound = np.where(keeps, error, max(most_up, most_down)).max() + widest * 2.0 ** (3 - UNIT)
+    bound = np.where(keeps, error, max(most_up, most_down)).max() + width.max() * 2.0 ** (2 - UNIT)
     return table, float(bound)
 
 
