@@ -1,6 +1,5 @@
 """Weights to pull together: random, tied, sorted, reversed and adversarial ones, and slow exact answers."""
 
-from collections.abc import Iterator
 from itertools import pairwise, product
 
 import numpy as np
@@ -12,7 +11,20 @@ from torch import Tensor
 from weightshare import kernels
 from weightshare.kernels import plain
 
-KINDS = ("normal", "tied", "equal", "sorted", "reversed", "outlier", "far", "half_zero", "cauchy", "two", "cascade", "mirror")
+KINDS = (
+    "normal",
+    "tied",
+    "equal",
+    "sorted",
+    "reversed",
+    "outlier",
+    "far",
+    "half_zero",
+    "cauchy",
+    "two",
+    "cascade",
+    "mirror",
+)
 
 
 def weights(kind: str, n: int, seed: int = 0, step: float = 0.1) -> Tensor:
@@ -83,8 +95,8 @@ def best_partition(w: Tensor, step: float) -> Tensor:
 
 
 @pytest.fixture(params=["chosen", "plain"])
-def each_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def each_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A test with the kernels of this machine, and again with those in plain torch."""
     chosen = {"chosen": kernels._module, "plain": lambda kind: plain}[request.param]
     monkeypatch.setattr(kernels, "_module", chosen)
-    yield request.param
+    return request.param

@@ -62,9 +62,7 @@ def test_the_proximal_map_is_the_way_of_sticky_particles_over_unit_time():
         for mass in masses:
             velocities.append((12 - 2 * below - (mass - 1)) / 12)
             below += mass
-        waits = [
-            (places[i + 1] - places[i]) / (velocities[i] - velocities[i + 1]) for i in range(len(places) - 1)
-        ]
+        waits = [(places[i + 1] - places[i]) / (velocities[i] - velocities[i + 1]) for i in range(len(places) - 1)]
         wait = min([*waits, 0.08 - time])
         places = [place + wait * velocity for place, velocity in zip(places, velocities, strict=True)]
         for i in [i for i in reversed(range(len(waits))) if waits[i] <= wait]:

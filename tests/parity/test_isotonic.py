@@ -103,7 +103,7 @@ def test_the_error_without_sorting_is_under_a_bin_for_a_million(kind):
         w = weights(kind, 1_000_003, step=step).float()
         z, bound = ws.prox_pairwise_binned(w, step)
         off = float((z.double() - exact(w, step)).abs().max())
-        assert off <= bound
+        assert off <= bound + 1e-13 * float(w.abs().max())  # scipy rounds too
         assert off <= float(w.max() - w.min()) / 65536 + 1e-6 * float(w.abs().max())
 
 

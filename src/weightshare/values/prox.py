@@ -97,7 +97,7 @@ def prox_clusters(w: Any, step: Any, weights: Any = None, batch_dims: int = 0) -
 def _prox(w: Any, step: Any, weights: Any, batch_dims: int, label: bool) -> tuple[Any, Any]:
     what = "prox_pairwise"
     step = check.strength(step, f"{what}'s step")
-    if isinstance(w, Tensor):
+    if not isinstance(w, Sequence):
         bounds = check.bounds(check.tensor(w, what), batch_dims, what)
         mass = check.masses(weights, w, what)
         check.heavy_enough(mass, bounds, what)
