@@ -151,6 +151,7 @@ def span(flat: Tensor) -> tuple[float, float]:
     return float(numbers.min()), float(numbers.max())
 
 
+# numba keeps what it compiled until this file changes: after a change of `plain.UNIT`, change this one too.
 _UNIT = np.int64(plain.UNIT)
 _MASK = np.int64((1 << plain.UNIT) - 1)
 

@@ -20,8 +20,9 @@ nothing. Counts and places are whole numbers: the result does not depend on thre
 processes.
 """
 
+from collections.abc import Callable
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -57,8 +58,10 @@ def prox_pairwise_binned(
         step: Strength times learning rate; finite, at least 0.
         bins: Into how many parts the range of the weights is cut, from 2 to 2**20.
         group: `w` is this process's part of the weights of a group of processes, which all make this call: two
-            reductions, and two more if a bin is split. A part may be empty.
-        out: Where to write the answer: a contiguous tensor like `w`, or `w` itself. By default a new tensor.
+            reductions, and two more if a bin is split. A part may be empty. Of a sharded `DTensor` pass `.to_local()`
+            and `.device_mesh.get_group()`.
+        out: Where to write the answer: a contiguous tensor like `w`, or `w` itself; autograd
+            does not record it, as it does not an optimizer's step. By default a new tensor.
 
     Returns:
         A tensor like `w`, without gradient, and the bound: no weight is further from the exact answer (of all parts).
@@ -88,7 +91,7 @@ def prox_pairwise_binned(
     flat = flat.to(flat.device if flat.device.type in ("cpu", "cuda") else "cpu", check.width(w.dtype))
     low, high = _range(flat, group, what)
     if not step or low >= high:  # nothing moves; an infinite range is that of no weight at all
-        return (w.clone() if out is None else out.copy_(w)), 0.0
+        return _filled(w, out, lambda answer: answer.copy_(flat), flat), 0.0
     scale = (bins << UNIT) / (high - low)
     if not math.isfinite(scale) or not scale:
         raise SpecError(f"{what}: from {low} to {high} is no range that can be cut into bins. Call prox_pairwise.")
@@ -98,16 +101,23 @@ def prox_pairwise_binned(
     found = _over(group, kernels.count(flat, grid), "SUM")
     grid, found = _split(flat, grid, found, group)
     table, bound = _solved(grid, found.cpu().numpy(), step)
-    direct = out is not None and out.dtype == flat.dtype and out.device == flat.device
-    answer = out.view(-1) if direct and out is not None else torch.empty_like(flat)
-    rounded = torch.from_numpy(table.astype(np.float64 if flat.dtype == torch.float64 else np.float32))
-    kernels.read(flat, grid, rounded.to(flat.device), answer)
+    rounded = torch.from_numpy(table.astype(np.float64 if flat.dtype == torch.float64 else np.float32)).to(flat.device)
     most = max(abs(low), abs(high))
     bound += most * (2 * torch.finfo(w.dtype).eps + grid.leaves * torch.finfo(torch.float64).eps)
-    if direct and out is not None:
-        return out, bound
-    answer = answer.view(w.shape)
-    return (answer.to(w.device, w.dtype) if out is None else out.copy_(answer)), bound
+    return _filled(w, out, lambda answer: kernels.read(flat, grid, rounded, answer), flat), bound
+
+
+def _filled(w: Tensor, out: Tensor | None, fill: Callable[[Tensor], Any], flat: Tensor) -> Tensor:
+    """`out`, or a new tensor like `w`, filled by a function that writes to a tensor like `flat`."""
+    target = torch.empty(w.shape, dtype=w.dtype, device=w.device) if out is None else out.detach()
+    if (target.dtype, target.device) == (flat.dtype, flat.device):
+        fill(target.view(-1))
+        torch.autograd.graph.increment_version(target)  # kernels write behind autograd's back
+    else:
+        answer = torch.empty_like(flat)
+        fill(answer)
+        target.copy_(answer.view(w.shape))
+    return target if out is None else out
 
 
 def _range(flat: Tensor, group: "ProcessGroup | None", what: str) -> tuple[float, float]:

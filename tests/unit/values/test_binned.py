@@ -71,13 +71,19 @@ def test_in_place_and_into_another(dtype):
     assert torch.equal(into, still)
 
 
-def test_a_parameter_can_be_written_to_without_grad():
-    w = torch.nn.Parameter(weights("normal", 101).view(101, 1))
-    expected = ws.prox_pairwise_binned(w, 0.01)[0]
-    assert not expected.requires_grad
-    with torch.no_grad():
-        ws.prox_pairwise_binned(w, 0.01, out=w)
+@pytest.mark.usefixtures("each_kernel")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("step", [0.0, 0.01])
+def test_a_parameter_can_be_written_to_and_autograd_knows(dtype, step):
+    w = torch.nn.Parameter(weights("normal", 101).to(dtype).view(101, 1))
+    expected = ws.prox_pairwise_binned(w, step)[0]
+    kept = w.square().sum()
+    assert ws.prox_pairwise_binned(w, step, out=w)[0] is w
     assert torch.equal(w.detach(), expected)
+    assert w.is_leaf
+    assert not expected.requires_grad
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
 
 
 def test_threads_do_not_change_a_bit(monkeypatch):
