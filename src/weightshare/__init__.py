@@ -20,6 +20,9 @@ from weightshare.files.checkpoint import load, save, tensors
 from weightshare.optimizer import check, param_groups
 from weightshare.planning import Plan
 from weightshare.sharing import Assignment
+from weightshare.values.binned import prox_pairwise_binned
+from weightshare.values.pairwise import pairwise_penalty
+from weightshare.values.prox import prox_pairwise
 from weightshare.verbs import fold, plan, retie_, share_, unshare_
 
 if TYPE_CHECKING:
@@ -42,8 +45,11 @@ __all__ = [
     "mean",
     "middle",
     "models",
+    "pairwise_penalty",
     "param_groups",
     "plan",
+    "prox_pairwise",
+    "prox_pairwise_binned",
     "random",
     "report",
     "retie_",

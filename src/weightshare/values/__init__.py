@@ -1,0 +1,10 @@
+"""Sharing across values: items are the scalars of one weight, or of several.
+
+| file | |
+|---|---|
+| `check.py` | what may be regularised, and how numbers are cut into independent problems |
+| `pairwise.py` | the penalty, its subgradient, its conjugate, the distance to its subdifferential |
+| `prox.py` | the proximal map, exact; the path over strengths |
+| `binned.py` | the proximal map without sorting, with an error bound |
+| `collisions.py` | the paper's three algorithms, for fidelity and comparison |
+"""
