@@ -131,7 +131,7 @@ def train(
 ) -> None:
     """Share a model, train it, fold it and write a run directory with a page."""
     from weightshare.training.run import CONFIG, PAGE, run
-    from weightshare.training.workplace import Stopped
+    from weightshare.training.workplace import Stopped, is_first_process
 
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
     schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
@@ -149,7 +149,8 @@ def train(
     except (KeyboardInterrupt, Stopped) as stop:
         there = (Path(settings.out) / CONFIG).is_file()
         hint = f" Go on with: weightshare train --out {settings.out}" if there else ""
-        print(f"{str(stop) or 'Stopped.'}{hint}", file=sys.stderr)
+        if is_first_process():
+            print(f"{str(stop) or 'Stopped.'}{hint}", file=sys.stderr)
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     if summary:
         print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")

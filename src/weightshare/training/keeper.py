@@ -121,8 +121,12 @@ class Keeper:
 def _of_all(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     if fabric.world_size == 1:
         return [states]
-    gathered = {device: torch.as_tensor(fabric.all_gather(value)).cpu() for device, value in states.items()}
-    return [{device: of_all[rank] for device, of_all in gathered.items()} for rank in range(fabric.world_size)]
+    gathered: dict[str, list[Tensor]] = {}
+    for device, value in states.items():
+        here = value.to(fabric.device)
+        gathered[device] = [torch.empty_like(here) for _ in range(fabric.world_size)]
+        torch.distributed.all_gather(gathered[device], here)
+    return [{device: of_all[rank].cpu() for device, of_all in gathered.items()} for rank in range(fabric.world_size)]
 
 
 def _sum_of_weights(model: nn.Module) -> float:

@@ -72,7 +72,11 @@ def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "
         echo(f"'{folder}' is finished already: nothing to do.")
         return finished
     with at_work(folder):
-        return _work(config, echo, label)
+        try:
+            return _work(config, echo, label)
+        finally:
+            if torch.distributed.is_initialized():  # else its threads outlive the interpreter, which aborts
+                torch.distributed.destroy_process_group()
 
 
 def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[str, Any]:
@@ -99,7 +103,6 @@ def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[st
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
     if torch.distributed.is_initialized():
         fabric.barrier()  # nobody leaves before the first process has written everything
-        torch.distributed.destroy_process_group()
     return summary
 
 

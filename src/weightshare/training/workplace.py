@@ -25,9 +25,8 @@ def at_work(folder: str | Path) -> Iterator[None]:
         FileError: If the folder cannot be made or written.
     """
     from filelock import FileLock, Timeout  # torch depends on it
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-    if getattr(rank_zero_only, "rank", 0):
+    if not is_first_process():
         yield
         return
     folder = Path(folder)
@@ -49,6 +48,13 @@ def at_work(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes of a run, also before they are launched."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 class Stop:

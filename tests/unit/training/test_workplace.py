@@ -170,6 +170,7 @@ def test_the_command_line_says_how_to_go_on(tmp_path):
     assert stopped.value.code == 0
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_terminated_go_on_with_equal_weights(tmp_path):
     """The signal reaches one of them; both stop after the same step, and each draws its own numbers afterwards."""
     script = tmp_path / "script.py"
@@ -190,6 +191,7 @@ def test_two_processes_that_are_terminated_go_on_with_equal_weights(tmp_path):
     assert rows[0] == [pytest.approx(row, rel=1e-5) for row in rows[1]]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_one_image(tmp_path):
     images, labels = np.zeros((67, 8, 8), np.uint8), np.arange(67) % 3
     images += labels[:, None, None].astype(np.uint8)
