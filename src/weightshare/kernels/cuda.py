@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false
+# triton is not installed everywhere, and its functions are no Python.
 """Counting and reading in bins on a graphics card, compiled by triton; sorting and pooling are torch's own there.
 
 Whole numbers are added with atomics, so the counts do not depend on the order in which programs run.
