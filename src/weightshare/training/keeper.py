@@ -69,7 +69,7 @@ class Keeper:
         if self.path is None:
             return
         at.scaler = self.scaler.state_dict() if self.scaler else None
-        states = _of_all(self.fabric, generators())
+        states = _gathered(self.fabric, generators())
         if self.fabric.is_global_zero:
             write_snapshot(self.path, self.model, self.optimizer, at, states)
             self._write_metrics(at)
@@ -118,15 +118,16 @@ class Keeper:
         write_text(self.path.with_name(METRICS), "".join(lines))
 
 
-def _of_all(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def _gathered(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The states of every process, by its number."""
     if fabric.world_size == 1:
         return [states]
-    gathered: dict[str, list[Tensor]] = {}
+    by_device: dict[str, list[Tensor]] = {}
     for device, value in states.items():
         here = value.to(fabric.device)
-        gathered[device] = [torch.empty_like(here) for _ in range(fabric.world_size)]
-        torch.distributed.all_gather(gathered[device], here)
-    return [{device: of_all[rank].cpu() for device, of_all in gathered.items()} for rank in range(fabric.world_size)]
+        by_device[device] = [torch.empty_like(here) for _ in range(fabric.world_size)]
+        torch.distributed.all_gather(by_device[device], here)
+    return [{device: of_all[rank].cpu() for device, of_all in by_device.items()} for rank in range(fabric.world_size)]
 
 
 def _sum_of_weights(model: nn.Module) -> float:

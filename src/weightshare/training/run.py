@@ -96,8 +96,8 @@ def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[st
     fabric.barrier()
     before = time.perf_counter()
     minutes, board = config.checkpoint_minutes, config.tensorboard
-    settings = {key: value for key, value in asdict(config).items() if key not in {*ANYWHERE, "train", "seed"}}
-    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, {"config": settings})
+    identity = {"config": {key: value for key, value in _decisive(config).items() if key not in ("train", "seed")}}
+    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity)
     seconds = time.perf_counter() - before
     model.cpu()
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
@@ -274,12 +274,15 @@ def _built(config: RunConfig, data: Data) -> nn.Module:
     return build(config.model, **{"in_channels": data.channels, "classes": data.classes} | config.model_args)
 
 
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """What a run cannot go on with another value of."""
+    return {key: value for key, value in asdict(config).items() if key not in ANYWHERE}
+
+
 def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """The summary of a finished run of this very configuration, or `None` if there is none yet."""
     if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
-        there, asked = asdict(read_config(folder)), asdict(config)
-        there, asked = ({key: of[key] for key in of if key not in ANYWHERE} for of in (there, asked))
-        differs = differences(there, asked)
+        differs = differences(_decisive(read_config(folder)), _decisive(config))
         if differs:
             raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
     if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
