@@ -23,6 +23,7 @@ from weightshare.sharing import Assignment
 from weightshare.values.binned import prox_pairwise_binned
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.prox import prox_pairwise
+from weightshare.values.proximal import Proximal, Ramp
 from weightshare.verbs import fold, plan, retie_, share_, unshare_
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Assignment",
     "Plan",
+    "Proximal",
+    "Ramp",
     "Report",
     "SharingError",
     "Tie",
