@@ -34,7 +34,7 @@ from weightshare.values.binned import prox_pairwise_binned
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.particles import Granularity, Particles, expect_granularity
 from weightshare.values.prox import prox_clusters, prox_pairwise
-from weightshare.values.shards import local_part, replaced
+from weightshare.values.shards import expect_one_cut, local_part, replaced
 
 SORT_FREE_FROM = 1 << 17
 """Weights from which the sort-free map is the faster one: below, its bins cost more than sorting."""
@@ -168,6 +168,8 @@ class ProximalHandle(Handle):
                     f"granularity: index tensors are for one parameter, where= matches {len(self.sites)}: "
                     f"{', '.join(self.paths[:3])}, ... Attach once for each."
                 )
+            for site in self.sites:
+                expect_one_cut(site.path, site.tensor)
             self._particles = [
                 Particles(site.path, site.shape, layer_of(model, site), spec.granularity) for site in self.sites
             ]
@@ -212,15 +214,14 @@ class ProximalHandle(Handle):
         """Count what is shared now, and change nothing.
 
         Returns:
-            For each path: `weights`, how many there are; `distinct`, the clusters that one more exact map like the last
-            one would leave, summed over problems, zeros being one; `zero`, how many weights are 0 then; `penalty`,
-            `R` as it is now, summed over problems.
+            For each path: `weights`, how many there are; `distinct`, how many clusters, summed over problems, zeros
+            being one; `zero`, how many weights are 0; `penalty`, `R`, summed over problems. Where the sort-free map was
+            the last one, clusters and zeros are those that one more exact map like it would leave.
         """
         rows = {}
-        for site, particles, last, now in zip(self.sites, self._particles, self._last, self.lrs, strict=True):
-            whole = replaced(site.tensor)
-            flat = particles.read(whole)
-            values, clusters = self._moved(flat, particles, last or now, label=True)
+        for site, particles, last in zip(self.sites, self._particles, self._last, strict=True):
+            flat = particles.read(replaced(site.tensor))
+            values, clusters = self._moved(flat, particles, last if self.bounds[site.path] else None, label=True)
             nonzero = clusters[values != 0].unique().numel()
             rows[site.path] = {
                 "weights": flat.numel(),
@@ -276,15 +277,14 @@ class ProximalHandle(Handle):
         replaced(parameter, whole)
         return particles.labels(labels) if label else labels
 
-    def _moved(self, flat: Tensor, particles: Particles, length: float, label: bool) -> tuple[Tensor, Tensor]:
-        """Where particles go, exactly; and their clusters if asked for, those at 0 being one."""
+    def _moved(self, flat: Tensor, particles: Particles, length: float | None, label: bool) -> tuple[Tensor, Tensor]:
+        """Where particles go, exactly; and their clusters if asked for, those at 0 being one. `None` moves nothing."""
         rewind = self.spec.rewind_at(self.steps)
-        step, threshold = self.spec.strength * length, self._threshold(length)
+        step, threshold = (0.0, 0.0) if length is None else (self.spec.strength * length, self._threshold(length))
         sizes = particles.bounds.diff().tolist()
-        parts = list(flat.split(sizes))
-        if len(set(sizes)) == 1:
-            parts = [flat.view(len(sizes), sizes[0])]
-        dims = int(len(set(sizes)) == 1)
+        even = len(set(sizes)) < 2
+        parts = [flat.view(len(sizes), *sizes[:1])] if even else list(flat.split(sizes))
+        dims = int(even)
         if not label and not rewind:
             merged = torch.cat([part.reshape(-1) for part in prox_pairwise(parts, step, batch_dims=dims)])
             return (softshrink(merged, threshold) if threshold else merged), flat
@@ -294,8 +294,8 @@ class ProximalHandle(Handle):
         soft = softshrink(values, threshold) if threshold else values
         if rewind:
             soft = torch.where((soft == 0) & (values != 0), 0.0, _rewound(flat, soft, clusters, rewind))
-        if threshold:  # one cluster at 0 in each problem
-            problem = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(clusters.device)
+        if label:  # one cluster at 0 in each problem
+            problem = torch.repeat_interleave(torch.arange(len(sizes)), particles.bounds.diff()).to(clusters.device)
             clusters = torch.where(soft == 0, -1 - problem, clusters).unique(return_inverse=True)[1]
         return soft, clusters
 
@@ -313,6 +313,6 @@ def _rewound(old: Tensor, new: Tensor, clusters: Tensor, rewind: float) -> Tenso
 
 def _penalty(flat: Tensor, particles: Particles) -> float:
     sizes = particles.bounds.diff().tolist()
-    if len(set(sizes)) == 1:
-        return float(pairwise_penalty(flat.view(len(sizes), sizes[0]), batch_dims=1).double().sum())
+    if len(set(sizes)) < 2:
+        return float(pairwise_penalty(flat.view(len(sizes), *sizes[:1]), batch_dims=1).double().sum())
     return sum(float(pairwise_penalty(part)) for part in flat.split(sizes))

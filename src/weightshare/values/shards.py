@@ -12,20 +12,19 @@ from torch import Tensor
 from weightshare.errors import SpecError
 
 
-def local_part(parameter: Tensor) -> tuple[Tensor, Any]:
-    """The numbers that lie in this process, as a view, and the group that holds the others; `None` if all lie here.
+def expect_one_cut(path: str, parameter: Tensor) -> None:
+    """Refuse a parameter that is cut along two dimensions of its mesh, or holds partial sums."""
+    placements = () if (spread := _spread(parameter)) is None else spread.placements
+    if any(one.is_partial() for one in placements) or sum(one.is_shard() for one in placements) > 1:
+        raise SpecError(f"'{path}' is placed as {placements}: need one sharded dimension of the mesh at most.")
 
-    Raises:
-        SpecError: If the parameter is cut along two dimensions of its mesh, or holds partial sums.
-    """
+
+def local_part(parameter: Tensor) -> tuple[Tensor, Any]:
+    """The numbers that lie in this process, as a view, and the group that holds the others; `None` if all lie here."""
     spread = _spread(parameter)
     if spread is None:
         return parameter.detach(), None
     cut = [number for number, placement in enumerate(spread.placements) if placement.is_shard()]
-    if any(placement.is_partial() for placement in spread.placements) or len(cut) > 1:
-        raise SpecError(
-            f"a parameter is placed as {spread.placements}: need one sharded dimension of the mesh at most."
-        )
     local = spread.to_local().detach()
     return local, (spread.device_mesh.get_group(cut[0]) if cut else None)
 
