@@ -7,4 +7,6 @@
 | `prox.py` | the proximal map, exact; the path over strengths |
 | `binned.py` | the proximal map without sorting, with an error bound |
 | `collisions.py` | the paper's three algorithms, for fidelity and comparison |
+| `solve.py` | linear regression with the penalty, three methods, a certificate |
+| `refine.py` | linear regression with rewinding; least squares on found clusters |
 """
