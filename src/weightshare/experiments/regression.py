@@ -171,8 +171,9 @@ def kmeans(data: Data, fit: Fit) -> Fit:
 
     starts: Any = 10  # scikit-learn's stubs know 'auto' alone
     points = fit.coefficients[:, None].numpy()
-    labels = (KMeans(k, n_init=starts, random_state=0).fit(points).labels_ for k in range(1, MOST_MEANS + 1))
-    return refit(data, (fit._replace(labels=torch.from_numpy(found).long()) for found in labels))
+    found = (KMeans(k, n_init=starts, random_state=0).fit(points).labels_ for k in range(1, MOST_MEANS + 1))
+    every = (torch.from_numpy(labels).long() for labels in found)
+    return data.choose(Fit(regress_clusters(data.x, data.y, labels), labels, fit.strength) for labels in every)
 
 
 def oracle(data: Data) -> Fit:
