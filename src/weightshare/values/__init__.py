@@ -10,4 +10,6 @@
 | `proximal.py` | `Proximal`: the map after every step of an optimizer |
 | `baselines.py` | what it is compared with: the subgradient, β-lasso |
 | `collisions.py` | the paper's three algorithms, for fidelity and comparison |
+| `solve.py` | linear regression with the penalty, three methods, a certificate |
+| `refine.py` | linear regression with rewinding; least squares on found clusters |
 """
