@@ -8,7 +8,7 @@ Source: Shakerinava 2023, MNIST on a torus. Differs: 4 and 8 channels instead of
 computed in bfloat16; one data set for all runs, drawn from seed 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from weightshare.errors import ConfigError
 from weightshare.training.data import Prepare
 from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.regularise import Regularise
-from weightshare.training.run import run
 
 PAPER, TABLE, SWEEP_TABLE = "shakerinava2023", "torus", "torus-sweep"
 WIDTHS = "4/8"
@@ -84,11 +83,6 @@ def sweep_config(row: str, out: str | Path, data: str = "mnist", data_dir: str |
     network, regularise = _found(SWEEP, row)
     prepare, recipe = replace(PREPARE, validation=0.1), replace(RECIPE, epochs=60)
     return _config(network, regularise, prepare, recipe, 0, str(Path(out) / f"sweep-{row}"), data, data_dir)
-
-
-def train(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """Run one training after the other; what is finished is read, not repeated."""
-    return [run(settings, label=Path(settings.out).name) for settings in configs]
 
 
 def _config(

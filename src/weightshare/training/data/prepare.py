@@ -79,11 +79,14 @@ class Prepare:
         if self.shift:
             train, test = ((_shifted(images, generator), labels) for images, labels in (train, test))
         if self.shuffle:
-            height, width = train[0].shape[-2:]
-            order = torch.randperm(height * width, generator=generator)
+            order = self.pixel_order(*train[0].shape[-2:])
             train, test = ((images.flatten(2)[..., order].view_as(images), labels) for images, labels in (train, test))
         name = f"{data.name}, prepared"
         return build(name, _arrays(train), _arrays(test), data.classes, data.class_names, scale)
+
+    def pixel_order(self, height: int, width: int) -> Tensor:
+        """Which pixel stands where once pixels are shuffled: `(height·width)`, numbers of the pixels before."""
+        return torch.randperm(height * width, generator=torch.Generator().manual_seed(self.seed))
 
     def _part(self, split: Split, name: str) -> tuple[Tensor, Tensor]:
         if not isinstance(split, InMemory):
