@@ -6,5 +6,9 @@
 | `pairwise.py` | the penalty, its subgradient, its conjugate, the distance to its subdifferential |
 | `prox.py` | the proximal map, exact; the path over strengths |
 | `binned.py` | the proximal map without sorting, with an error bound |
+| `groups.py` | the general penalty `R_C`; the proximal map for groups of scalars |
+| `coupling.py` | which items pull at each other: `C` as a matrix, or as edges |
+| `convex.py` | convex clustering of rows, such as whole filters; `newton.py` is what it is solved with |
+| `graph.py` | total variation on a graph of scalars, by maximum flows |
 | `collisions.py` | the paper's three algorithms, for fidelity and comparison |
 """
