@@ -9,6 +9,10 @@
 | `particles.py`, `shards.py` | which weights of a parameter are one problem; parameters that lie in several processes |
 | `proximal.py` | `Proximal`: the map after every step of an optimizer |
 | `baselines.py` | what it is compared with: the subgradient, β-lasso |
+| `groups.py` | the general penalty `R_C`; the proximal map for groups of scalars |
+| `coupling.py` | which items pull at each other: `C` as a matrix, or as edges |
+| `convex.py` | convex clustering of rows, such as whole filters; `newton.py` is what it is solved with |
+| `graph.py` | total variation on a graph of scalars, by maximum flows |
 | `collisions.py` | the paper's three algorithms, for fidelity and comparison |
 | `solve.py` | linear regression with the penalty, three methods, a certificate |
 | `refine.py` | linear regression with rewinding; least squares on found clusters |
