@@ -99,6 +99,7 @@ def run_page(
                 "Accuracy", picture=svg(draw_curves({"test": [history]}, "test_accuracy", "test accuracy"), "Accuracy")
             ),
             Section("Loss", picture=svg(draw_curves({"training": [history]}, "train_loss", "training loss"), "Loss")),
+            *_values_section(history),
             Section(
                 "Numbers",
                 columns=("number", "value", "meaning"),
@@ -129,6 +130,21 @@ def run_page(
             Section("Environment", listing=json.dumps(environment, indent=1), folded=True),
         ],
     )
+
+
+def _values_section(history: Sequence[Mapping[str, float]]) -> list[Section]:
+    """How many values the regularised weights had, where there were any."""
+    last = history[-1]
+    if "distinct_share" not in last:
+        return []
+    picture = svg(
+        draw_curves({"distinct": [history]}, "distinct_share", "distinct values / weights"), "Distinct values"
+    )
+    text = (
+        f"Of the regularised weights {last['distinct_share']:.2%} are distinct values in the end, and "
+        f"{last['zero_share']:.2%} are 0. Their penalty R is {last['penalty']:.4g}."
+    )
+    return [Section("Values that are shared", text=text, picture=picture)]
 
 
 def plan_sections(plans: Sequence[Plan]) -> list[Section]:

@@ -138,3 +138,4 @@ def test_a_run_by_configuration(tmp_path):
         True,
     ]
     assert run(config) == summary
+    assert "Values that are shared" in (tmp_path / "run" / "report.html").read_text()

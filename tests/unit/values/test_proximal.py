@@ -363,10 +363,15 @@ def test_what_cannot_be_served_is_refused_and_leaves_no_hook():
         (net := network(), "sgd", None, SpecError, "Cannot attach to str"),
         (net := nn.LayerNorm(3), sgd(net.parameters(), lr=0.1), None, SpecError, "no trainable weight"),
         (net := complex_layer(), sgd(net.parameters(), lr=0.1), "weight", SpecError, "complex64, need float32"),
+        (net := sparse_layer(), sgd(net.parameters(), lr=0.1), "weight", SpecError, "layout torch.sparse_coo, need"),
     ):
         with pytest.raises(error, match=said):
             spec.attach_(optimizer, model, where)
         assert not getattr(optimizer, "_optimizer_step_post_hooks", None)
+
+
+def sparse_layer() -> nn.Module:
+    return holding(nn.Parameter(torch.eye(5, 3).to_sparse()))
 
 
 def complex_layer() -> nn.Module:
