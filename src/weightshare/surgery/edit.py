@@ -151,6 +151,8 @@ def tie(edits: Transaction, ties: Sequence[Sequence[str]], compare: bool = True)
     """
     mended = []
     for owner_path, *alias_paths in ties:
+        if not alias_paths:
+            continue
         owner = parameter_at(edits.model, owner_path)
         for path in alias_paths:
             alias = parameter_at(edits.model, path)
