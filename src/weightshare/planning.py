@@ -239,7 +239,11 @@ def forget(edits: edit.Transaction, model: nn.Module) -> None:
 
 def _before_loading(part: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     """Before a state dict is loaded: complete what names a slot only once, refuse what gives one slot two values."""
-    for tie in (tie for plan in part.__dict__.get(APPLIED, ()) for tie in plan.ties):
+    applied: Sequence[Plan] = part.__dict__.get(APPLIED, ())
+    for plan in applied:
+        for group in plan.groups:
+            plan.spec.check_loading(group, state, prefix)
+    for tie in (tie for plan in applied for tie in plan.ties):
         present = [prefix + name for name in tie if prefix + name in state]
         for name in present[1:]:
             if not edit.same_numbers(state[present[0]], state[name]):

@@ -221,8 +221,9 @@ class Clusters(Group):
         """The sums of what the table lists, in bytes."""
         codebooks, packed, dense = (sum(sizes) for sizes in zip(*(group.on_file for group in groups), strict=True))
         return (
-            f"The labels are buffers: {sum(group.index_memory for group in groups):,} bytes in memory. On file these "
-            f"weights take {codebooks:,} bytes of codebooks and {packed:,} of packed labels instead of {dense:,}."
+            f"{sum(group.index_memory for group in groups):,} bytes of labels in memory, as buffers.\n"
+            f"{dense:,} bytes of these weights on file before; {codebooks:,} of codebooks and {packed:,} of packed "
+            "labels after."
         )
 
 
@@ -315,6 +316,9 @@ class Spec(Part):
 
     def fold_(self, edits: edit.Transaction, group: Any) -> None:
         """Leave torch's own classes alone. By default nothing: one parameter under several names is torch's own."""
+
+    def check_loading(self, group: Any, entries: Mapping[str, Any], prefix: str) -> None:
+        """Refuse a state dict that the model could not compute with, before it is loaded. By default nothing is."""
 
 
 def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:

@@ -131,7 +131,7 @@ class Tie(Spec):
         return groups, left_out
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The value of each slot, fused from the value of each item, both in order. Changes nothing that it is given."""
+        """Fuse the values of each slot's readers, both in order. Changes nothing that it is given."""
         depth = len(group.items)
         return [
             tensors[readers[0]]
