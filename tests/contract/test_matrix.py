@@ -50,13 +50,21 @@ def test_every_declared_refusal_is_the_first_for_some_cell(row: Any) -> None:
 
 
 def test_every_event_passes_on_most_modules() -> None:
-    """A refusal is the exception: no event and no spec may be declared away."""
-    for names in zip(*ALL, strict=True):
-        for name in set(names) - {"lazy", "shortcuts", "layer_used_twice"}:
-            mine = [cell for cell in ALL if name in cell]
-            assert len([cell for cell in mine if declared(*cell) is None]) >= 0.8 * len(mine), name
+    """A refusal is the exception: no event and no spec may be declared away. Codebooks have no ties, nor layers of five
+    modules to read them."""
+    for tied, most in ((True, 0.2), (False, 0.28)):
+        cells_of_kind = [cell for cell in ALL if (cell.spec != "clusters") == tied]
+        exempt = {"lazy", "shortcuts", "layer_used_twice"} if tied else NOT_CLUSTERED
+        for names in zip(*cells_of_kind, strict=True):
+            for name in set(names) - exempt:
+                mine = [cell for cell in cells_of_kind if name in cell]
+                refused = [cell for cell in mine if declared(*cell) is not None]
+                assert len(refused) <= most * len(mine), name
 
 
+NOT_CLUSTERED = {"lazy", "parametrized", "parameter_list", "recurrent", "complex_weights"} | {
+    *("retie", "owners_only", "pickle"),
+}
 PLAIN = Cell("halves", "chain", "apply")
 LAZY = Cell("halves", "lazy", "apply")
 
