@@ -54,7 +54,7 @@ def gradient(trial: Trial) -> None:
     """A slot's gradient is the sum of its readers' in a twin that is not shared and holds equal numbers; of a codebook
     it is their mean."""
     shared, twin = trial.shared(), trial.fresh(seed=1).model
-    twin.load_state_dict(dense(shared.model))
+    twin.load_state_dict(dense(shared.model, shared.plan))
     assert partition(twin) == shared.apart
     found, own = gradients(shared.model.eval(), shared.example), gradients(twin.eval(), shared.example)
     wanted = {}

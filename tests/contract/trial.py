@@ -130,9 +130,11 @@ def decoded(spec: Any, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [values[slot] for slot in group.assignment.labels.tolist()]
 
 
-def dense(model: nn.Module) -> dict[str, Tensor]:
+def dense(model: nn.Module, plan: ws.Plan) -> dict[str, Tensor]:
     """The numbers that a model reads, under the names that it had before it was shared."""
-    return dict(ws.fold(model).state_dict())
+    entries = model.state_dict()
+    kept = {name: entries[name] for name in entries.keys() - keys_after(plan, ())[1]}
+    return kept | {group.name: read(model, group.name) for group in clusters(plan)}
 
 
 def check_shared(model: nn.Module, shared: Shared, ties: Partition | None = None) -> None:
