@@ -7,4 +7,8 @@
 | `prox.py` | the proximal map, exact; the path over strengths |
 | `binned.py` | the proximal map without sorting, with an error bound |
 | `collisions.py` | the paper's three algorithms, for fidelity and comparison |
+| `choice.py` | which weights are meant where nobody says |
+| `clusters.py` | a weight as codebook and labels: its own values, k-means, quantiles |
+| `codebook.py` | `Codebook`: weights that read a codebook, and its gradient |
+| `measure.py` | distinct values, zeros and the penalty of each weight |
 """
