@@ -86,5 +86,6 @@ def _is_layer(site: Site) -> bool:
 
 
 def _row(path: str, w: Tensor) -> ValueSharing:
-    zeros = float((w == 0).double().mean()) if w.numel() else 0.0
-    return ValueSharing(path, w.numel(), distinct(w), zeros, float(pairwise_penalty(w)))
+    penalty = float(pairwise_penalty(w))  # the first, since it says what is wrong with a weight
+    zeros = int((w == 0).sum()) / max(1, w.numel())
+    return ValueSharing(path, w.numel(), distinct(w), zeros, penalty)
