@@ -26,7 +26,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("back, strided", "layer_used_twice", "*", r"^SpecError: .*the group has 3 layers of which 1 share"),
     # No weight of a Linear or Conv layer that torch could parametrize.
     Refusal("clusters", "parametrized", "*", NO_LAYER + r".*its module is parametrized already"),
-    Refusal("clusters", "parameter_list", "*", NO_LAYER + r".*it stands in a list of parameters"),
+    Refusal("clusters", "parameter_list", "*", NO_LAYER + r".*of a Linear or Conv layer, but of a ParameterList"),
     Refusal("clusters", "recurrent", "*", NO_LAYER + r".*recurrent layers keep a second list"),
     Refusal("clusters", "complex_weights", "*", NO_LAYER + r".*complex64, which have no means"),
     # Events of ties, of which this spec makes none.

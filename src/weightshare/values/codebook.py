@@ -288,8 +288,6 @@ def _unfit(site: Site) -> str:
         return "its module is parametrized already: cluster first, or take that off (remove_parametrizations)"
     if isinstance(module, nn.RNNBase) or name.startswith(("weight_ih_l", "weight_hh_l")):
         return "recurrent layers keep a second list of their weights, which torch does not parametrize"
-    if isinstance(module, nn.ParameterList | nn.ParameterDict):
-        return "it stands in a list of parameters and not in a layer"
     base, _, last = name.rpartition("_")
     if last in ("orig", "g", "v") and module is not None and isinstance(getattr(module, base, None), Tensor):
         return f"a hook makes '{base}' from it (the old weight_norm or spectral_norm, or pruning): take that off first"

@@ -66,7 +66,7 @@ def test_tied_weights_are_measured_once() -> None:
 
 @pytest.mark.parametrize("make", [complex_weights, parametrized])
 def test_nothing_to_measure(make) -> None:
-    with pytest.raises(NoMatch, match="no parameter|is a weight of real numbers"):
+    with pytest.raises(NoMatch, match=r"no parameter|is a weight of real numbers"):
         value_sharing(make().model)
 
 
