@@ -92,7 +92,7 @@ def unshare_(model: nn.Module) -> None:
     model = plain(model)
     with edit.transaction(model) as edits:
         for at, applied in reversed(list(planning.applied_plans(model))):
-            for group in applied.groups:
+            for group in reversed(applied.groups):
                 applied.spec.unshare_(edits, group.under(at))
         planning.forget(edits, model)
 
@@ -158,7 +158,7 @@ def fold(model: nn.Module) -> nn.Module:
         ) from error
     with edit.transaction(folded) as edits:
         for at, applied in reversed(list(planning.applied_plans(folded))):
-            for group in applied.groups:
+            for group in reversed(applied.groups):
                 applied.spec.fold_(edits, group.under(at))
         planning.forget(edits, folded)
     return folded

@@ -40,15 +40,17 @@ class Transaction:
         """Make a path read `decoder(stored)`, by torch's own parametrization, in place of the parameter that is there.
 
         Args:
-            path: Full path of a parameter, of a module without parametrizations.
+            path: Full path of a parameter, of a module without other parametrizations than these.
             decoder: Gives a tensor of the weight's shape and dtype; needs a `right_inverse`.
             stored: The parameter that is trained instead.
         """
         owner, name, before = self._held(path)
-        if parametrize.is_parametrized(owner):
+        if foreign_parametrizations(owner):
             raise ModelChanged(f"'{path}' belongs to a module that is parametrized already: take that off first.")
         place = list(owner._parameters).index(name)
         self._remember_contents(owner)
+        if parametrize.is_parametrized(owner):
+            _own_class(owner)  # torch adds a property to it
         # Torch writes into the parameter that it finds, so it finds a stand-in: the old one stays what it was.
         owner._parameters[name] = nn.Parameter(before.detach().clone(), requires_grad=False)
         parametrize.register_parametrization(owner, name, decoder)
@@ -61,7 +63,8 @@ class Transaction:
         self._refuse_reduced()
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
-        if list(getattr(owner, "parametrizations", ())) != [name] or len(parametrization(owner, name)) != 1:
+        held: Any = getattr(owner, "parametrizations", {})
+        if name not in held or foreign_parametrizations(owner):
             raise ModelChanged(
                 f"'{path}' does not read its stored values alone any more: the parametrization is gone, or another one "
                 "was put on this module. Take that off first."
@@ -74,8 +77,12 @@ class Transaction:
         entries = list(owner._parameters.items())
         entries.insert(getattr(chain, "place", 0), (name, weight))
         # Not by torch's remove_parametrizations: it takes the property off a class that deep copies share.
-        owner.__class__ = type(owner).__bases__[0]
-        del owner._modules["parametrizations"]
+        if len(held) > 1:
+            del held[name]
+            _own_class(owner, without=name)
+        else:
+            del owner._modules["parametrizations"]
+            owner.__class__ = type(owner).__bases__[0]
         owner._parameters.clear()
         owner._parameters.update(entries)
 
@@ -102,6 +109,8 @@ class Transaction:
     def _remember_contents(self, module: nn.Module) -> None:
         kind = type(module)
         live_entries: list[dict[str, Any]] = [module._parameters, module._modules]
+        if parametrize.is_parametrized(module):
+            live_entries.append(module.get_submodule("parametrizations")._modules)
         held = [(live, dict(live)) for live in live_entries]
 
         def restore() -> None:
@@ -275,6 +284,12 @@ def parametrization(owner: nn.Module, name: str) -> Any:
     return owner.get_submodule(f"parametrizations.{name}")
 
 
+def foreign_parametrizations(owner: nn.Module) -> list[str]:
+    """Names of a module's parametrized tensors that `Transaction.decode` has not made, or not alone."""
+    held: Any = getattr(owner, "parametrizations", {}) if parametrize.is_parametrized(owner) else {}
+    return [name for name, chain in held.items() if len(chain) != 1 or not hasattr(chain, "place")]
+
+
 def like_parameter(model: nn.Parameter, value: Tensor) -> nn.Parameter:
     """A parameter of other numbers, of the same class, `requires_grad` and attributes."""
     made = Tensor._make_subclass(type(model), value, model.requires_grad)
@@ -341,6 +356,13 @@ def same_numbers(left: object, right: object) -> bool:
     if type(left) in (Tensor, nn.Parameter) and type(right) in (Tensor, nn.Parameter):
         return same_bits(left, right)
     return torch.equal(left, right)  # distributed and other tensors know themselves how to compare
+
+
+def _own_class(module: nn.Module, without: str = "") -> None:
+    """Give a parametrized module a class that no copy of it shares, without one of its properties."""
+    kind = type(module)
+    entries = {name: entry for name, entry in vars(kind).items() if name not in ("__dict__", "__weakref__", without)}
+    module.__class__ = type(kind.__name__, kind.__bases__, entries)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _copy(tensor: Tensor, value: Tensor) -> None:

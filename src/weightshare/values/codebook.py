@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.errors import AlreadyShared, ModelChanged, SpecError
 from weightshare.sharing import MOST_CLUSTERS, Assignment, Clusters, Group, LeftOut, Spec
@@ -284,7 +284,7 @@ def _unfit(site: Site) -> str:
     if nn.Parameter not in type(site.tensor).__mro__:
         return f"it is a {type(site.tensor).__name__}, whose numbers lie elsewhere"
     module, name = holder(site), site.path.rpartition(".")[2]
-    if isinstance(module, ParametrizationList) or (module is not None and is_parametrized(module)):
+    if isinstance(module, ParametrizationList) or (module is not None and edit.foreign_parametrizations(module)):
         return "its module is parametrized already: cluster first, or take that off (remove_parametrizations)"
     if isinstance(module, nn.RNNBase) or name.startswith(("weight_ih_l", "weight_hh_l")):
         return "recurrent layers keep a second list of their weights, which torch does not parametrize"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import copy
 import json
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.support import bits, output, state
 from tests.zoo import chain, layer_used_twice, parameter_list, subclass, tied_embedding
 import weightshare as ws
 from weightshare.errors import AlreadyShared, ModelChanged, NoMatch, SpecError
+from weightshare.surgery import edit
 from weightshare.values.codebook import by_cluster, names
 
 
@@ -304,6 +306,40 @@ def test_what_stands_in_no_layer_is_shared_where_named() -> None:
     ws.unshare_(model)
     assert bits(output(model, x)) == bits(wanted)
     assert list(model.state_dict()) == [f"matrices.{index}" for index in range(6)]
+
+
+class Gated(nn.Module):
+    """Several weights in one module, as experts and attentions have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.scale, self.down = (nn.Parameter(torch.randn(*shape)) for shape in ((5, 7), (7,), (7, 5)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x @ self.up) * self.scale @ self.down
+
+
+def test_several_weights_of_one_module_and_several_plans() -> None:
+    model, x = nn.Sequential(Gated()), torch.randn(3, 5)
+    names_before = list(model.state_dict())
+    ws.share_(model, ws.Codebook(clusters=3), "0.up")
+    twin, wanted = copy.deepcopy(model), output(model, x)
+    held = state(model)
+    plan = ws.plan(model, ws.Codebook(clusters=2), "0.down")
+    with mock.patch.object(edit.Transaction, "annotate", side_effect=KeyError), pytest.raises(KeyError):
+        plan.apply_(model)
+    assert state(model) == held
+    assert bits(output(model, x)) == bits(wanted)
+    plan.apply_(model)
+    assert [w.unique().numel() for w in (model[0].up, model[0].down)] == [3, 2]
+    assert bits(output(twin, x)) == bits(wanted)  # copies share a class, until one of them changes
+    wanted = output(model, x)
+    folded = ws.fold(model)
+    ws.unshare_(model)
+    for plain in (folded, model):
+        assert list(plain.state_dict()) == names_before
+        assert type(plain[0]) is Gated
+        assert bits(output(plain, x)) == bits(wanted)
 
 
 def test_what_several_paths_read() -> None:
