@@ -237,12 +237,17 @@ def _decode(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]
     for name, (plan, group) in clustered(plans).items():
         if name not in there:
             coded = held.coded[name]
-            if len(coded.codebook) != group.clusters:
+            got = (len(coded.codebook), tuple(coded.index.shape), coded.recipe()["dtype"])
+            if got != (group.clusters, group.shape, group.dtype):
                 raise FileError(
-                    f"'{path}' has a plan of {group.clusters:,} clusters for '{name}', and a codebook of "
-                    f"{len(coded.codebook):,}."
+                    f"'{path}' has a plan for '{name}' of {group.clusters:,} clusters, {group.shape} {group.dtype}, "
+                    f"and stores {got[0]:,} clusters, {got[1]} {got[2]}."
                 )
             try:
+                if edit.parameter_at(edits.model, name).is_meta:
+                    raise FileError(
+                        f"Cannot load '{name}': the model is on the meta device. Call model.to_empty(device=...) first."
+                    )
                 plan.spec.read_(edits, group, coded.codebook, coded.index)  # pyright: ignore
             except ModelChanged as error:
                 raise FileError(f"'{path}' does not fit the model: {error}") from error
