@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from tests.contract import matrix, two_processes
 from tests.contract.matrix import Cell, Outcome, cells, problem, run, slow_cells
@@ -12,6 +12,7 @@ from tests.contract.refusals import REFUSALS, declared
 import weightshare as ws
 from weightshare import planning
 from weightshare.surgery import edit
+from weightshare.values import codebook
 
 ALL = list(cells())
 ONE_BY_ONE = [cell for cell in ALL if cell.event not in matrix.TOGETHER]
@@ -124,11 +125,28 @@ SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SABOTAGE)
-def test_a_library_that_is_broken_on_purpose_fails_everywhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither passed nor refused, on any module, where readers are distant and their numbers fused."""
-    owner, attribute, replacement, events = SABOTAGE[name]
-    mine = [cell for cell in ALL if cell.spec == "random thirds, mean" and cell.event in events]
+def summed(self: codebook.Decoder, values: Tensor) -> Tensor:
+    """Reads a codebook as torch would: a value gets the sum of its members' gradients."""
+    return values[self.index.long()]
+
+
+CLUSTER_SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
+    "gradients are summed": (codebook.Decoder, "forward", summed, ("gradient",)),
+    "codebooks stay": (edit.Transaction, "undecode", nothing, ("fold", "unshare", "deepcopy")),
+    "nothing is decoded": (edit.Transaction, "decode", nothing, ("apply", "optimizer")),
+    "any labels are loaded": (codebook.Codebook, "check_loading", nothing, ("conflict",)),
+    "edits are not undone": SABOTAGE["edits are not undone"],
+}
+BROKEN = [("random thirds, mean", name, *row) for name, row in SABOTAGE.items()] + [
+    ("clusters", name, *row) for name, row in CLUSTER_SABOTAGE.items()
+]
+
+
+@pytest.mark.parametrize("row", BROKEN, ids=lambda row: f"{row[0]}: {row[1]}")
+def test_a_library_that_is_broken_on_purpose_fails_everywhere(row: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither passed nor refused, on any module, where readers are distant and their numbers fused, or scalars."""
+    spec, _, owner, attribute, replacement, events = row
+    mine = [cell for cell in ALL if cell.spec == spec and cell.event in events]
     chosen = [cell for cell in mine if declared(*cell) is None]
     assert {cell.event for cell in chosen} == set(events)
     monkeypatch.setattr(owner, attribute, replacement)
