@@ -437,3 +437,27 @@ def test_what_was_done_to_a_shared_weight_since_is_said(change: str) -> None:
         with pytest.raises(ModelChanged, match=r"'0\.weight' does not read its stored values alone any more"):
             verb(model)
         assert state(model) == before
+
+
+def test_what_the_proximal_step_leaves_is_shared_as_it_is() -> None:
+    """Penalty, codebook, retraining, fold: the way of the paper in small."""
+    model, x = network(), torch.randn(17, 11)
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.copy_(ws.prox_pairwise(layer.weight, step=0.2))
+    before, distinct = output(model, x), [layer.weight.unique().numel() for layer in (model[0], model[2])]
+    plan = ws.share_(model, ws.Codebook())
+    assert [group.clusters for group in plan.groups] == distinct
+    assert max(distinct) < 40
+    assert bits(output(model, x)) == bits(before)
+    optimizer = torch.optim.SGD(ws.param_groups(model, weight_decay=0.0), lr=0.1)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    folded = ws.fold(model)
+    assert [folded[i].weight.unique().numel() for i in (0, 2)] == distinct
