@@ -24,6 +24,7 @@ from weightshare.values.binned import prox_pairwise_binned
 from weightshare.values.codebook import Codebook
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.prox import prox_pairwise
+from weightshare.values.proximal import Proximal, Ramp
 from weightshare.verbs import fold, plan, retie_, share_, unshare_
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = [
     "Assignment",
     "Codebook",
     "Plan",
+    "Proximal",
+    "Ramp",
     "Report",
     "SharingError",
     "Tie",

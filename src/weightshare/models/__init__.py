@@ -2,5 +2,17 @@
 
 from weightshare.models.by_name import build
 from weightshare.models.convmixer import ConvMixer, convmixer
+from weightshare.models.shallow import s_conv, s_fc
+from weightshare.models.torus import TorusCNN, TorusMLP, torus_cnn, torus_mlp
 
-__all__ = ["ConvMixer", "build", "convmixer"]
+__all__ = [
+    "ConvMixer",
+    "TorusCNN",
+    "TorusMLP",
+    "build",
+    "convmixer",
+    "s_conv",
+    "s_fc",
+    "torus_cnn",
+    "torus_mlp",
+]

@@ -3,11 +3,13 @@
 | name | network |
 |---|---|
 | `convmixer:C/D/P/K` | our ConvMixer, such as `convmixer:256/8/2/5` |
+| `torus-cnn:C1/C2`, `torus-mlp:C1/C2` | two circular convolutions and their fully connected twin |
+| `s-conv:C`, `s-fc:C` | one strided convolution with a wide layer behind it, and its fully connected twin |
 | `timm:NAME` | any model of timm |
 | `module:callable` | whatever the callable returns, such as `mypackage.nets:make` |
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -17,15 +19,34 @@ from torch import nn
 
 from weightshare.errors import ConfigError
 from weightshare.models.convmixer import convmixer
+from weightshare.models.shallow import s_conv, s_fc
+from weightshare.models.torus import torus_cnn, torus_mlp
+
+OURS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
+    "convmixer": (convmixer, "C/D/P/K", "convmixer:256/8/2/5"),
+    "torus-cnn": (torus_cnn, "C1/C2", "torus-cnn:32/64"),
+    "torus-mlp": (torus_mlp, "C1/C2", "torus-mlp:32/64"),
+    "s-conv": (s_conv, "C", "s-conv:64"),
+    "s-fc": (s_fc, "C", "s-fc:64"),
+}
+"""Our own networks: the constructor, the sizes that a name gives, and an example."""
 
 
-def build(name: str, /, in_channels: int | None = None, classes: int | None = None, **options: Any) -> nn.Module:
+def build(
+    name: str,
+    /,
+    in_channels: int | None = None,
+    classes: int | None = None,
+    size: Sequence[int] | None = None,
+    **options: Any,
+) -> nn.Module:
     """Build a network by name.
 
     Args:
         name: See the table of this module.
         in_channels: Channels of the images, `None` for the network's default. A callable of yours is not given it.
         classes: Number of classes, likewise.
+        size: Height and width of the images, for networks that need it: those with a parameter `side` or `size`.
         options: Keyword arguments of the network, or of your callable.
 
     Returns:
@@ -43,15 +64,17 @@ def build(name: str, /, in_channels: int | None = None, classes: int | None = No
         raise ConfigError(f"model={name!r}: need convmixer:C/D/P/K, timm:NAME or module:callable.")
     given = {"in_channels": in_channels, "classes": classes}
     try:
-        if kind == "convmixer":
-            dim, depth, patch, kernel = _sizes(name, rest)
-            return convmixer(dim, depth, patch, kernel, **_given(given), **options)
+        if kind in OURS:
+            make, form, example = OURS[kind]
+            if "side" in signature(make).parameters and "side" not in options:
+                given["side"] = _side(name, size)
+            return make(*_sizes(name, rest, form, example), **_given(given), **options)
         if kind == "timm":
             timm = import_timm()
             names = {"in_chans": in_channels, "num_classes": classes}
             return timm.create_model(rest, **_given(names), **options)
         make = _callable(name, kind, rest)
-        made = make(**_taken(make, _given(given)), **options)
+        made = make(**_taken(make, _given({**given, "size": size})), **options)
     except ConfigError:
         raise
     except Exception as error:  # whatever a constructor, or a hub that cannot be reached, raises
@@ -98,11 +121,17 @@ def _declare_torchvision_operators() -> None:
     setattr(torchvision, "_weightshare_operators", library)  # noqa: B010 - the declarations live as long as the module that needs them
 
 
-def _sizes(name: str, text: str) -> list[int]:
+def _sizes(name: str, text: str, form: str, example: str) -> list[int]:
     sizes = text.split("/")
-    if len(sizes) != 4 or not all(size.isdecimal() for size in sizes):
-        raise ConfigError(f"model={name!r}: need four sizes C/D/P/K, such as convmixer:256/8/2/5.")
+    if len(sizes) != len(form.split("/")) or not all(size.isdecimal() for size in sizes):
+        raise ConfigError(f"model={name!r}: need the sizes {form}, such as {example}.")
     return [int(size) for size in sizes]
+
+
+def _side(name: str, size: Sequence[int] | None) -> int | None:
+    if size is not None and size[0] != size[1]:
+        raise ConfigError(f"model={name!r} needs square images, these have {size[0]}×{size[1]} pixels.")
+    return None if size is None else size[0]
 
 
 def _callable(name: str, module: str, attribute: str) -> Any:

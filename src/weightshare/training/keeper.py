@@ -1,5 +1,6 @@
 """What a run keeps while it goes on: when its state is written, when it stops, and when it is given up."""
 
+from collections.abc import Sequence
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from weightshare.errors import TrainingError
 from weightshare.files.atomic import write_text
+from weightshare.hooks import Handle
 from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
 from weightshare.training.workplace import Stop, Stopped
 
@@ -31,6 +33,7 @@ class Keeper:
         optimizer: By what.
         run: What a resumed run has to agree in; see `Progress`.
         minutes: After how many minutes the state is kept inside an epoch.
+        hooks: What is attached to the optimizer; their counters are kept, too.
     """
 
     def __init__(
@@ -41,9 +44,10 @@ class Keeper:
         optimizer: torch.optim.Optimizer,
         run: dict[str, Any],
         minutes: float,
+        hooks: Sequence[Handle] = (),
     ) -> None:
         self.path = Path(folder) / CHECKPOINT if folder is not None else None
-        self.fabric, self.model, self.optimizer, self.run = fabric, model, optimizer, run
+        self.fabric, self.model, self.optimizer, self.run, self.hooks = fabric, model, optimizer, run, hooks
         self.seconds, self.kept = 60 * minutes, time.monotonic()
         self.scaler = getattr(fabric.strategy.precision, "scaler", None)  # of 16-mixed alone
 
@@ -52,7 +56,7 @@ class Keeper:
         if self.path is None or not self.path.exists():
             return Progress(self.run)
         rank = self.fabric.global_rank
-        at = read_snapshot(self.path, self.model, self.optimizer, self.run, rank, self.scaler)
+        at = read_snapshot(self.path, self.model, self.optimizer, self.run, rank, self.scaler, self.hooks)
         if self.fabric.is_global_zero:
             self._write_metrics(at)  # a process may have been killed between the two files
         return at
@@ -69,6 +73,7 @@ class Keeper:
         if self.path is None:
             return
         at.scaler = self.scaler.state_dict() if self.scaler else None
+        at.hooks = [hook.state_dict() for hook in self.hooks]
         states = _gathered(self.fabric, generators())
         if self.fabric.is_global_zero:
             write_snapshot(self.path, self.model, self.optimizer, at, states)

@@ -1,6 +1,6 @@
 """One loop that trains a classifier, on Lightning Fabric: read it once and you know what every run here does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 import hashlib
@@ -21,11 +21,14 @@ from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.snapshot import Progress
 from weightshare.training.workplace import at_work, stoppable
+from weightshare.values.baselines import Baseline
+from weightshare.values.proximal import ProximalHandle
 from weightshare.verbs import refuse_untied
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+MEASURED = ("weights", "distinct", "zero", "penalty")
 History = list[dict[str, float]]
 
 
@@ -62,7 +65,8 @@ def fit(
 
     Returns:
         One row for each epoch: `epoch`, `lr`, `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy` (fractions),
-        `seconds` (training and evaluation of that epoch), `images_per_second` (training alone).
+        `seconds` (training and evaluation of that epoch), `images_per_second` (training alone); with regularisers
+        also `distinct_share` and `zero_share` (of the regularised weights), and `penalty` (the sum of their `R`).
 
     Raises:
         TrainingError: If the model does not fit the data, the loss is not finite, another process is at work in the
@@ -77,7 +81,10 @@ def fit(
     refuse_untied(model)
     torch.manual_seed(seed + 1_000_003 * fabric.global_rank)
     groups = param_groups(model, recipe.weight_decay, recipe.lr_scale, recipe.layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    if recipe.optimizer == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
     check(optimizer, model)
     network, stepper = fabric.setup(model, optimizer)
     data = data.to(fabric.device)
@@ -94,7 +101,11 @@ def fit(
     with ExitStack() as around:
         if folder is not None:
             around.enter_context(at_work(folder))
-        keeper = Keeper(folder, fabric, model, optimizer, run, checkpoint_minutes)
+        hooks = [
+            around.enter_context(entry.spec(recipe.epochs * steps).attach_(optimizer, model, entry.where))
+            for entry in recipe.regularise
+        ]
+        keeper = Keeper(folder, fabric, model, optimizer, run, checkpoint_minutes, hooks)
         at = keeper.resume()
         stop = around.enter_context(stoppable(active=folder is not None))
         done = len(at.history) * steps + at.step
@@ -133,6 +144,10 @@ def fit(
                     keeper.keep(at)
                     keeper.leave_if_asked(stop, f"in epoch {epoch + 1}, after step {step} of {steps}")
             trained = time.perf_counter() - started
+            if epoch + 1 == recipe.epochs:
+                for hook in hooks:
+                    if isinstance(hook, ProximalHandle):
+                        hook.finish()
             train_loss, train_accuracy = _means(fabric, sums)
             # The bare model, since a wrapper has every process run as many batches as every other one.
             _share_buffers(fabric, model)
@@ -147,6 +162,7 @@ def fit(
                 "test_accuracy": test_accuracy,
                 "seconds": time.perf_counter() - started,
                 "images_per_second": steps * batch_size / trained,
+                **_shared(hooks),
             }
             at = Progress(run, [*at.history, row])
             board.scalars((epoch + 1) * steps, **{key: value for key, value in row.items() if key != "lr"})
@@ -185,6 +201,15 @@ def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tenso
     right = (logits.argmax(1) == labels).sum()
     images = torch.tensor(float(len(labels)), device=loss.device)
     return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
+
+
+def _shared(hooks: Sequence[ProximalHandle | Baseline]) -> dict[str, float]:
+    """How far the regularised weights are shared, over all layers."""
+    rows = [row for hook in hooks for row in hook.measure().values()]
+    if not rows:
+        return {}
+    weights, distinct, zero, penalty = (sum(row[key] for row in rows) for key in MEASURED)
+    return {"distinct_share": distinct / weights, "zero_share": zero / weights, "penalty": penalty}
 
 
 def _digest(data: Data) -> str:

@@ -13,13 +13,15 @@ from weightshare.depth import fuse as fusions
 from weightshare.depth import topology
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
-from weightshare.training.data import Augment
+from weightshare.training.data import Augment, Prepare
+from weightshare.training.regularise import Regularise
 
 OrderName = Literal["sequential", "strided", "random"]
 PrecisionName = Literal["32-true", "bf16-mixed", "16-mixed"]
 SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal["first", "mean", "weighted_mean"]
 GradientName = Literal["sum", "mean"]
+OptimizerName = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training schedule: AdamW, linear warm-up, then one cosine to zero.
+    """A training schedule: an optimizer, linear warm-up, then one cosine to zero, and what regularises.
 
     Args:
         epochs: Passes over the training images, at least 1.
@@ -76,6 +78,9 @@ class Recipe:
         lr_scale: `sum` or `mean` of the gradients of a slot's readers; see `weightshare.param_groups`.
         layer_decay: Factor on the learning rate from each layer to the one before, or nothing.
         augment: What varies the training images.
+        optimizer: `adamw` or `sgd`.
+        momentum: Of `sgd`, 0 to below 1.
+        regularise: What drives weights to share, in order.
         channels_last: Whether training images lie in memory with channels last. Convolutions of many networks are
             faster so, half as fast again on CPUs, and equal up to rounding.
     """
@@ -91,6 +96,9 @@ class Recipe:
     layer_decay: float | None = None
     augment: Augment = field(default_factory=Augment)
     channels_last: bool = False
+    optimizer: OptimizerName = "adamw"
+    momentum: float = 0.0
+    regularise: list[Regularise] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
@@ -101,6 +109,8 @@ class Recipe:
             ("warmup", 0 <= self.warmup <= 1, "0 to 1"),
             ("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1"),
             ("clip", self.clip is None or 0 < self.clip < math.inf, "above 0, or nothing"),
+            ("momentum", 0 <= self.momentum < 1, "0 to below 1"),
+            ("momentum", not self.momentum or self.optimizer == "sgd", "0 for adamw, which has its own"),
             ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1, or nothing"),
         ):
             if not valid:
@@ -116,6 +126,7 @@ class RunConfig:
         model_args: Further keyword arguments of the model.
         data: `digits`, `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, an `.npz` file or a folder of images.
         data_dir: Where data sets lie; `data` or what `WEIGHTSHARE_DATA` names if nothing.
+        prepare: What is done to the data set once: parts of it, pooled, shifted or shuffled images.
         image_size: Side of the square that images of a folder are cut to, in pixels, or nothing.
         init: A file of `weightshare.save` whose weights the model starts from, before it is shared.
         share: What is shared, in order; nothing for a plain network.
@@ -137,6 +148,7 @@ class RunConfig:
     model_args: dict[str, Any] = field(default_factory=dict)
     data: str = "digits"
     data_dir: str | None = None
+    prepare: Prepare = field(default_factory=Prepare)
     image_size: int | None = None
     init: str | None = None
     share: list[Share] = field(default_factory=list)

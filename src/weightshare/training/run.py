@@ -267,11 +267,12 @@ def _fabric(config: RunConfig) -> "Fabric":
 
 
 def _data(config: RunConfig) -> Data:
-    return load_data(config.data, config.data_dir, config.image_size)
+    return config.prepare(load_data(config.data, config.data_dir, config.image_size))
 
 
 def _built(config: RunConfig, data: Data) -> nn.Module:
-    return build(config.model, **{"in_channels": data.channels, "classes": data.classes} | config.model_args)
+    given = {"in_channels": data.channels, "classes": data.classes, "size": data.train.shape[1:]}
+    return build(config.model, **given | config.model_args)
 
 
 def _decisive(config: RunConfig) -> dict[str, Any]:

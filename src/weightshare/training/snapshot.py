@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weightshare.errors import FileError, TrainingError
+from weightshare.errors import FileError, SpecError, TrainingError
 from weightshare.files import archive
 from weightshare.files.checkpoint import owners
+from weightshare.hooks import Handle
 
 KIND = "training"
 ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
+SHARED = ("distinct_share", "zero_share", "penalty")  # of a run with regularisers
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Progress:
         sums: Over these steps: loss, right answers, images, and steps before the first loss that is not finite.
         seconds: These steps took.
         scaler: State of the gradient scaler of mixed precision, where there is one.
+        hooks: States of what is attached to the optimizer, in order.
     """
 
     run: dict[str, Any]
@@ -41,6 +44,7 @@ class Progress:
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
     seconds: float = 0.0
     scaler: dict[str, Any] | None = None
+    hooks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_snapshot(
@@ -85,6 +89,7 @@ def read_snapshot(
     run: Mapping[str, Any],
     rank: int = 0,
     scaler: torch.amp.GradScaler | None = None,
+    hooks: Sequence[Handle] = (),
 ) -> Progress:
     """Put a model, an optimizer and this process's random generators where a run was.
 
@@ -95,6 +100,7 @@ def read_snapshot(
         run: What `Progress.run` has to be; needs `steps`, those of one epoch.
         rank: Number of this process.
         scaler: Of mixed precision; it is put where it was, too.
+        hooks: What is attached to the optimizer, likewise.
 
     Returns:
         How far the run was.
@@ -111,6 +117,7 @@ def read_snapshot(
         state = _optimizer_state(held, optimizer)
         if scaler is not None:
             progress.scaler = _like("the gradient scaler", progress.scaler, scaler.state_dict())
+        _set_hooks(hooks, progress.hooks)
         _set_generators(held, rank)
     except TrainingError as error:
         raise TrainingError(f"'{path}' {error} Choose another folder, or delete it.") from None
@@ -132,6 +139,20 @@ def generators() -> dict[str, Tensor]:
     return {"cpu": torch.get_rng_state(), **cuda}
 
 
+def _set_hooks(hooks: Sequence[Handle], states: object) -> None:
+    """Set them all or none."""
+    if not isinstance(states, list) or len(states) != len(hooks) or not all(isinstance(one, dict) for one in states):
+        raise FileError(f"it does not hold the state of {len(hooks)} hooks on the optimizer.")
+    own = [hook.state_dict() for hook in hooks]
+    try:
+        for hook, state in zip(hooks, states, strict=True):
+            hook.load_state_dict(state)
+    except SpecError as error:
+        for hook, state in zip(hooks, own, strict=True):
+            hook.load_state_dict(state)
+        raise FileError(str(error)) from error
+
+
 def _set_generators(held: archive.Archive, rank: int) -> None:
     """Set them; torch refuses a state that is none before it changes anything."""
     for device, own in generators().items():
@@ -148,6 +169,7 @@ def _set_generators(held: archive.Archive, rank: int) -> None:
 
 def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     keys = {known.name for known in fields(Progress)}
+    entry = {"hooks": []} | entry  # which came later
     if set(entry) != keys or not isinstance(entry["history"], list):
         raise FileError(f"it does not say how far the run was: need {', '.join(sorted(keys))}.")
     progress = Progress(**entry)
@@ -155,7 +177,7 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
-        if set(row) != set(ROW) or not all(_finite(value) for value in row.values()):
+        if set(row) not in (set(ROW), {*ROW, *SHARED}) or not all(_finite(value) for value in row.values()):
             raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
     counts = [row["epoch"] for row in progress.history]
     whole = type(progress.step) is int and 0 <= progress.step < run["steps"]

@@ -45,6 +45,8 @@ def prox_pairwise_binned(
     step: float,
     bins: int = 65536,
     *,
+    l1: float = 0.0,
+    rewind: float = 0.0,
     group: "ProcessGroup | None" = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, float]:
@@ -57,6 +59,8 @@ def prox_pairwise_binned(
         w: Float tensor of any shape, on any device; one problem. Half types are computed in float32.
         step: Strength times learning rate; finite, at least 0.
         bins: Into how many parts the range of the weights is cut, from 2 to 2**20.
+        l1: Threshold of a soft threshold that follows, at least 0: strength of `‖w‖₁` times learning rate.
+        rewind: ρ from 0 to 1: each cluster goes only `1 − ρ` of its way, but to 0 where the threshold puts it.
         group: `w` is this process's part of the weights of a group of processes, which all make this call: two
             reductions, and two more if a bin is split. A part may be empty. Of a sharded `DTensor` pass `.to_local()`
             and `.device_mesh.get_group()`.
@@ -65,12 +69,13 @@ def prox_pairwise_binned(
 
     Returns:
         A tensor like `w`, without gradient, and the bound: no weight is further from the exact answer (of all parts).
-        It is at most the width of a bin, and rounding.
+        It is at most the width of a bin, and rounding; with `l1` at most two widths. With `rewind` it is larger by
+        `2ρ(step + l1)`, since whether two clusters meet, or one goes to 0, is then no continuous question.
 
     Raises:
         SpecError: If `w` is no dense float tensor, or holds NaN or infinity; if an argument is out of its range.
 
-    Source: the problem is that of Shakerinava 2023; the method is ours.
+    Source: the problem is that of Shakerinava 2023, rewinding too; the method is ours.
     Differs: From `prox_pairwise` by at most the bound.
 
     Example:
@@ -79,7 +84,10 @@ def prox_pairwise_binned(
         (True, True)
     """
     what = "prox_pairwise_binned"
-    step = check.strength(step, f"{what}'s step")
+    step, l1 = check.strength(step, f"{what}'s step"), check.strength(l1, f"{what}'s l1")
+    rewind = check.strength(rewind, f"{what}'s rewind")
+    if rewind > 1:
+        raise SpecError(f"{what}: rewind goes from 0 to 1, got {rewind}.")
     w = check.tensor(w, what).detach()
     if isinstance(bins, bool) or not isinstance(bins, int) or not 2 <= bins <= _MOST:
         raise SpecError(f"{what} needs from 2 to {_MOST} bins, got {bins!r}.")
@@ -90,7 +98,9 @@ def prox_pairwise_binned(
     flat = w.reshape(-1).contiguous()
     flat = flat.to(flat.device if flat.device.type in ("cpu", "cuda") else "cpu", check.width(w.dtype))
     low, high = _range(flat, group, what)
-    if not step or low >= high:  # nothing moves; an infinite range is that of no weight at all
+    if low >= high or not (step or l1):  # no weight at all has an infinite range
+        if l1 and flat.numel():
+            flat = flat.new_full(flat.shape, _ways(np.array([low]), np.array([low]), l1, rewind)[0])
         return _filled(w, out, lambda answer: answer.copy_(flat), flat), 0.0
     scale = (bins << UNIT) / (high - low)
     if not math.isfinite(scale) or not scale:
@@ -100,7 +110,7 @@ def prox_pairwise_binned(
     kernels = on(flat.device)
     found = _over(group, kernels.count(flat, grid), "SUM")
     grid, found = _split(flat, grid, found, group)
-    table, bound = _solved(grid, found.cpu().numpy(), step)
+    table, bound = _solved(grid, found.cpu().numpy(), step, l1, rewind)
     rounded = torch.from_numpy(table.astype(np.float64 if flat.dtype == torch.float64 else np.float32)).to(flat.device)
     most = max(abs(low), abs(high))
     bound += most * (2 * torch.finfo(w.dtype).eps + grid.leaves * torch.finfo(torch.float64).eps)
@@ -165,7 +175,17 @@ def _split(flat: Tensor, grid: Grid, found: Tensor, group: "ProcessGroup | None"
     return grid, torch.cat([found, again])
 
 
-def _solved(grid: Grid, found: np.ndarray, step: float) -> tuple[np.ndarray, float]:
+def _ways(old: np.ndarray, new: np.ndarray, l1: float, rewind: float) -> np.ndarray:
+    """Where clusters end that go from `old` to `new`, with a soft threshold and rewinding."""
+    soft = np.sign(new) * np.maximum(np.abs(new) - l1, 0.0)
+    if not rewind:
+        return soft
+    return np.where((soft == 0) & (new != 0), 0.0, old + (1 - rewind) * (soft - old))
+
+
+def _solved(
+    grid: Grid, found: np.ndarray, step: float, l1: float = 0.0, rewind: float = 0.0
+) -> tuple[np.ndarray, float]:
     """What each leaf's weights are multiplied by and moved by, (leaves, 2), and the bound without rounding.
 
     In numpy: these arrays are too short for torch's threads.
@@ -188,10 +208,16 @@ def _solved(grid: Grid, found: np.ndarray, step: float) -> tuple[np.ndarray, flo
     error = np.maximum(eta, np.maximum(y + up - after + most_down, before + most_up - y + down))
     widest = np.where(count > 1, width, 0.0).max()
     keeps = alone & (error <= widest)
+    bound = np.where(keeps, error, max(most_up, most_down)).max() + width.max() * 2.0 ** (2 - UNIT)
+    if l1 or rewind:
+        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        old = np.add.reduceat(means * count, starts) / np.add.reduceat(count, starts)
+        y = _ways(np.repeat(old, sizes), y, l1, rewind)
+        keeps &= y != 0  # what the threshold takes goes to 0 exactly
+        bound += (widest if l1 else 0.0) + 2 * rewind * (step + l1)
     table = np.zeros((len(found), 2))
     table[leaf, 0] = keeps
     table[leaf, 1] = y - np.where(keeps, means, 0.0)
-    bound = np.where(keeps, error, max(most_up, most_down)).max() + width.max() * 2.0 ** (2 - UNIT)
     return table, float(bound)
 
 

@@ -8,6 +8,7 @@ from weightshare.training.data.augment import Augment, augmentation
 from weightshare.training.data.convert import convert
 from weightshare.training.data.lazy import Lazy
 from weightshare.training.data.load import SETS, load_data
+from weightshare.training.data.prepare import Prepare
 from weightshare.training.data.split import Data, InMemory, Split
 
-__all__ = ["SETS", "Augment", "Data", "InMemory", "Lazy", "Split", "augmentation", "convert", "load_data"]
+__all__ = ["SETS", "Augment", "Data", "InMemory", "Lazy", "Prepare", "Split", "augmentation", "convert", "load_data"]

@@ -1,0 +1,347 @@
+"""Linear regression whose true coefficients share: can the sharing be found from the data alone?
+
+`y = X w* + noise`, where `w*` has few distinct values, on about as many observations as coefficients. The convex answer
+(`regress_shared`) follows a path of strengths from one value for all down to almost none; rewinding
+(`regress_rewound`) starts from the best of it and goes back up; least squares on the clusters that were found (refit)
+takes the pull off. Beside them: least squares, ridge, lasso, k-means on lasso's coefficients with a refit, and the
+oracle, which is told the clusters. A validation split chooses every strength and number; nobody is trained on it.
+
+Source: Shakerinava 2023, linear regression with shared coefficients. Differs: its sizes and numbers are not in the text
+that the project has, so the problems are ours.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from weightshare.errors import ConfigError
+from weightshare.experiments.regression_picture import draw_regression
+from weightshare.experiments.results import Result
+from weightshare.files.atomic import replacing
+from weightshare.training.environment import environment
+from weightshare.values.refine import regress_clusters, regress_rewound
+from weightshare.values.solve import Method, one_value_strength, regress_shared
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAPER, TABLE = "shakerinava2023", "regression"
+SEEDS = (0, 1, 2, 3, 4)
+TEST_ROWS = 1000
+DOWN = tuple(10 ** (-3 * step / 19) for step in range(20))  # strengths of the convex path, of the one for one value
+UP = tuple(10 ** (step / 4) for step in range(13))  # of the rewound path, of the convex one's choice
+STRONGEST = 3.0  # where the rewound path ends, of the strength for one value
+MOST_MEANS = 10  # of k-means; the true numbers of values are 3 and 4
+CLOSE = 1e-6  # the gap to which the methods are timed
+MANY = 20_000  # steps are enough for the slowest of them
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Which data are drawn.
+
+    Args:
+        rows: Observations to learn from.
+        values: What a coefficient can be, each equally often; a value that stands here twice twice as often.
+        coefficients: How many there are.
+        validation: Further observations, to choose strengths by.
+        noise: Standard deviation of the noise, as a fraction of that of `X w*`.
+        l1: λ as a fraction of α.
+    """
+
+    rows: int
+    values: tuple[float, ...]
+    coefficients: int = 120
+    validation: int = 60
+    noise: float = 0.05
+    l1: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.validation, self.coefficients - len(self.values) + 1) < 1 or not any(self.values):
+            raise ConfigError(
+                f"{self}: needs observations to learn from and to choose by, a value that is not 0, and no more values "
+                "than coefficients."
+            )
+
+
+PROBLEMS = {
+    "more": Problem(rows=140, values=(-1.0, 0.0, 0.0, 1.0, 2.0)),
+    "fewer": Problem(rows=110, values=(-2.0, 0.0, 0.0, 0.0, 1.0), l1=0.3),
+}
+
+
+class Data(NamedTuple):
+    """Observations of one seed, in float64, and the truth."""
+
+    x: Tensor
+    y: Tensor
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    truth: Tensor
+
+    def choose(self, fits: Iterable["Fit"]) -> "Fit":
+        """The fit with the least error on the validation split; of equal ones the first."""
+        x, y = self.validation
+        return min(fits, key=lambda fit: float((x @ fit.coefficients - y).square().mean()))
+
+
+class Fit(NamedTuple):
+    """Coefficients, which of them count as one value, and the strength that gave them."""
+
+    coefficients: Tensor
+    labels: Tensor
+    strength: float = 0.0
+
+
+def draw(problem: Problem, seed: int) -> Data:
+    """The data of a seed: independent normal `x`, shuffled coefficients, noise on all splits."""
+    generator = torch.Generator().manual_seed(seed)
+    d, rows = problem.coefficients, problem.rows + problem.validation
+    values = torch.tensor(problem.values, dtype=torch.float64)
+    truth = values[torch.arange(d) % len(values)][torch.randperm(d, generator=generator)]
+    x = torch.randn(rows + TEST_ROWS, d, generator=generator, dtype=torch.float64)
+    noise = torch.randn(len(x), generator=generator, dtype=torch.float64)
+    y = x @ truth + problem.noise * truth.norm() * noise  # of unit columns: the deviation of `x @ truth` is its norm
+    own, choosing, test = ((x[at], y[at]) for at in map(slice, (0, problem.rows, rows), (problem.rows, rows, None)))
+    return Data(*own, choosing, test, truth)
+
+
+def convex(problem: Problem, data: Data) -> list[Fit]:
+    """The path of `regress_shared`, from strong to weak, each started from the one before."""
+    most, start, path = one_value_strength(data.x, data.y), None, []
+    for strength in (most * step for step in DOWN):
+        found = regress_shared(
+            data.x, data.y, strength, problem.l1 * strength, tolerance=1e-4, max_iterations=1000, start=start
+        )
+        start = found.coefficients
+        path.append(Fit(start, found.labels, strength))
+    return path
+
+
+def rewound(problem: Problem, data: Data, start: Fit) -> list[Fit]:
+    """The path of `regress_rewound`, from a convex answer upwards."""
+    most, w, path = STRONGEST * one_value_strength(data.x, data.y), start.coefficients, []
+    for strength in (start.strength * step for step in UP):
+        if strength <= most:
+            w, labels, _ = regress_rewound(data.x, data.y, strength, w, problem.l1 * strength)
+            path.append(Fit(w, labels, strength))
+    return path
+
+
+def refit(data: Data, path: Iterable[Fit]) -> Fit:
+    """The best of a path after least squares on its clusters; what is exactly 0 stays so."""
+    return data.choose(
+        fit._replace(coefficients=regress_clusters(data.x, data.y, fit.labels, fit.coefficients == 0)) for fit in path
+    )
+
+
+def least_squares(data: Data) -> Fit:
+    """The shortest of the least squares solutions."""
+    return _unclustered(torch.linalg.pinv(data.x) @ data.y)
+
+
+def ridge(data: Data) -> Fit:
+    """scikit-learn's ridge regression."""
+    from sklearn.linear_model import Ridge
+
+    strengths = [len(data.x) * 10 ** (-5 + 7 * step / 49) for step in range(50)]
+    return data.choose(_learned(Ridge(alpha=alpha, fit_intercept=False), data, alpha) for alpha in strengths)
+
+
+def lasso(data: Data) -> Fit:
+    """scikit-learn's lasso."""
+    from sklearn.linear_model import Lasso
+
+    most = float((data.x.T @ data.y).abs().max()) / len(data.x)
+    strengths = [most * 10 ** (-3 * step / 49) for step in range(50)]
+    return data.choose(
+        _learned(Lasso(alpha=alpha, fit_intercept=False, max_iter=100_000), data, alpha) for alpha in strengths
+    )
+
+
+def kmeans(data: Data, fit: Fit) -> Fit:
+    """The obvious rival: k-means on coefficients that were found without sharing, then a refit."""
+    from sklearn.cluster import KMeans
+
+    starts: Any = 10  # scikit-learn's stubs know 'auto' alone
+    points = fit.coefficients[:, None].numpy()
+    found = (KMeans(k, n_init=starts, random_state=0).fit(points).labels_ for k in range(1, MOST_MEANS + 1))
+    every = (torch.from_numpy(labels).long() for labels in found)
+    return data.choose(Fit(regress_clusters(data.x, data.y, labels), labels, fit.strength) for labels in every)
+
+
+def oracle(data: Data) -> Fit:
+    """Least squares by one who knows which coefficients share, but not their values."""
+    labels = data.truth.unique(return_inverse=True)[1]
+    return Fit(regress_clusters(data.x, data.y, labels), labels)
+
+
+def fits(problem: Problem, data: Data) -> dict[str, tuple[Fit, float]]:
+    """For each row of the table what it found, and in how many seconds."""
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, find: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        found = find()
+        seconds[name] = time.perf_counter() - begun
+        return found
+
+    path = timed("path", lambda: convex(problem, data))
+    up = timed("up", lambda: rewound(problem, data, data.choose(path)))
+    rows = {
+        "shared": timed("shared", lambda: data.choose(path)),
+        "shared-refit": timed("shared-refit", lambda: refit(data, path)),
+        "rewound-refit": timed("rewound-refit", lambda: refit(data, up)),
+        "least-squares": timed("least-squares", lambda: least_squares(data)),
+        "ridge": timed("ridge", lambda: ridge(data)),
+        "lasso": timed("lasso", lambda: lasso(data)),
+        "lasso-kmeans": timed("lasso-kmeans", lambda: kmeans(data, lasso(data))),
+        "oracle": timed("oracle", lambda: oracle(data)),
+    }
+    for name in ("shared", "shared-refit", "rewound-refit"):
+        seconds[name] += seconds["path"]
+    seconds["rewound-refit"] += seconds["up"]
+    return {name: (fit, seconds[name]) for name, fit in rows.items()}
+
+
+def measure(fit: Fit, data: Data) -> dict[str, float]:
+    """How well the coefficients, the predictions and the clusters are those of the truth."""
+    from sklearn.metrics import adjusted_rand_score, r2_score, rand_score
+
+    x, y = data.test
+    clusters = data.truth.unique(return_inverse=True)[1].numpy(), fit.labels.numpy()
+    return {
+        "estimation_error": float((fit.coefficients - data.truth).norm() / data.truth.norm()),
+        "test_r2": float(r2_score(y.numpy(), (x @ fit.coefficients).numpy())),
+        "distinct_values": len(fit.labels.unique()),
+        "zeros": int((fit.coefficients == 0).sum()),
+        "rand_index": float(rand_score(*clusters)),
+        "adjusted_rand_index": float(adjusted_rand_score(*clusters)),
+        "strength": fit.strength,
+    }
+
+
+def shared_regression(
+    seeds: Sequence[int] = SEEDS, name: str = "more", problems: Mapping[str, Problem] = PROBLEMS
+) -> list[Result]:
+    """Draw a problem with every seed, fit it in every way, and count the steps of every method.
+
+    Args:
+        seeds: One data set for each.
+        name: A key of `problems`: with more or with fewer observations than coefficients.
+        problems: What can be drawn.
+
+    Returns:
+        A result for each way to fit, with `‖w − w*‖/‖w*‖` for each seed and the mean over seeds of all else that
+        `measure` gives; and one for each method, with its steps from zeros to a relative gap of 1e-6 at the strength
+        that was chosen for `shared`.
+
+    Raises:
+        ConfigError: If there is no such problem, or no seed.
+    """
+    if name not in problems:
+        raise ConfigError(f"name={name!r}: need one of {', '.join(problems)}.")
+    if not seeds:
+        raise ConfigError("seeds=(): need at least one.")
+    problem = problems[name]
+    measured: dict[str, list[dict[str, float]]] = {}
+    seconds: dict[str, list[float]] = {}
+    for data in (draw(problem, seed) for seed in seeds):
+        found = fits(problem, data)
+        for row, (fit, spent) in found.items():
+            measured.setdefault(row, []).append(measure(fit, data))
+            seconds.setdefault(row, []).append(spent)
+        for method in get_args(Method):
+            begun = time.perf_counter()
+            steps = len(way(problem, data, found["shared"][0].strength, method)) - 1
+            measured.setdefault(f"steps-{method}", []).append({"iterations": steps})
+            seconds.setdefault(f"steps-{method}", []).append(time.perf_counter() - begun)
+    machine = environment()
+    return [
+        _result(f"{name}-{row}", numbers, seconds[row], seeds, problem, machine) for row, numbers in measured.items()
+    ]
+
+
+def way(problem: Problem, data: Data, strength: float, method: Method) -> Tensor:
+    """The objectives of a method, from zeros to a relative gap of 1e-6.
+
+    Raises:
+        ConfigError: If it has not come so far in 20,000 steps.
+    """
+    found = regress_shared(data.x, data.y, strength, problem.l1 * strength, method, CLOSE, MANY)
+    if not found.converged:
+        raise ConfigError(
+            f"{problem}: {method} needs more than {MANY} steps at strength {strength}; use a stronger one."
+        )
+    return found.objectives
+
+
+def regression(
+    out: str | Path, seeds: Sequence[int] = SEEDS, problems: Mapping[str, Problem] = PROBLEMS
+) -> list[Result]:
+    """Run all problems, write their results and a picture of the first one.
+
+    Args:
+        out: Folder that gets `shakerinava2023/regression/*.json` and `recovered.png` beside them.
+        seeds: One data set of each problem for each.
+        problems: By the names that their results start with.
+
+    Returns:
+        The results.
+    """
+    results = [result for name in problems for result in shared_regression(seeds, name, problems)]
+    for result in results:
+        result.write(out)
+    figure = picture(next(iter(problems.values())), seeds[0])
+    with replacing(Path(out) / PAPER / TABLE / "recovered.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=144, transparent=True, metadata={"Software": None})
+    return results
+
+
+def picture(problem: Problem, seed: int) -> "Figure":
+    """Coefficients beside the truth, and the objective over the steps of every method."""
+    data = draw(problem, seed)
+    found = {row: fit for row, (fit, _) in fits(problem, data).items()}
+    strength = found["shared"].strength
+    least = regress_shared(data.x, data.y, strength, problem.l1 * strength, tolerance=1e-10).objectives.min()
+    ways = {method: way(problem, data, strength, method) for method in get_args(Method)}
+    return draw_regression(data.truth, {row: fit.coefficients for row, fit in found.items()}, ways, float(least))
+
+
+def _learned(model: Any, data: Data, strength: float) -> Fit:
+    return _unclustered(torch.from_numpy(model.fit(data.x.numpy(), data.y.numpy()).coef_.copy()), strength)
+
+
+def _unclustered(w: Tensor, strength: float = 0.0) -> Fit:
+    """Coefficients that share where they are equal to the bit."""
+    return Fit(w, w.unique(return_inverse=True)[1], strength)
+
+
+def _result(
+    row: str,
+    numbers: Sequence[dict[str, float]],
+    seconds: Sequence[float],
+    seeds: Sequence[int],
+    problem: Problem,
+    machine: dict[str, Any],
+) -> Result:
+    metric = next(iter(numbers[0]))
+    return Result(
+        paper=PAPER,
+        table=TABLE,
+        run=row,
+        metric=metric,
+        values=[number[metric] for number in numbers],
+        seeds=list(seeds),
+        config={**asdict(problem), "values": list(problem.values)},
+        environment=machine,
+        seconds=list(seconds),
+        numbers={key: statistics.fmean(number[key] for number in numbers) for key in numbers[0] if key != metric},
+        notes="The paper's experiment of that name; its sizes and numbers are not in the text that the project has.",
+    )

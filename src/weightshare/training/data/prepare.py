@@ -1,0 +1,132 @@
+"""What is done to a data set once, before training: parts of it, smaller images, images on a torus, shuffled pixels."""
+
+from dataclasses import dataclass, fields
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightshare.errors import ConfigError
+from weightshare.training.data.build import Part, build
+from weightshare.training.data.split import Data, InMemory, Split
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Changes to a data set, made in this order and the same for every run of one seed; the default is none.
+
+    Args:
+        fraction: Share of the training images of each class that is kept, the first ones of it; above 0, at most 1.
+        validation: Share of the kept training images of each class, the last ones of it, that is held out and measured
+            on *instead of* the test images, for choosing settings; 0 to below 1.
+        pool: Side of the squares of pixels whose mean becomes one pixel; 2 halves the side.
+        copies: How many copies of each training image there are, each shifted by itself.
+        shift: Whether each image, test images too, is shifted around a torus once by a random number of rows and
+            columns, any with the same chance.
+        shuffle: Whether pixels are put into another order, one for all images, so that neighbours are neighbours no
+            more.
+        seed: Of shifts and the order.
+
+    Raises:
+        ConfigError: If a value is out of its range.
+
+    Source: Shakerinava 2023: MNIST on a torus is `Prepare(fraction=0.6, pool=2, shift=True)`.
+    Differs: Images are halved by means of 2×2 pixels; the paper does not say how.
+    """
+
+    fraction: float = 1.0
+    validation: float = 0.0
+    pool: int = 1
+    copies: int = 1
+    shift: bool = False
+    shuffle: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid, needed in (
+            ("fraction", math.isfinite(self.fraction) and 0 < self.fraction <= 1, "above 0 and at most 1"),
+            ("validation", math.isfinite(self.validation) and 0 <= self.validation < 1, "0 to below 1"),
+            ("pool", self.pool >= 1, "1 or more pixels"),
+            ("copies", self.copies >= 1, "1 or more"),
+            ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
+        ):
+            if not valid:
+                raise ConfigError(f"prepare.{name}={getattr(self, name)!r}: need {needed}.")
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed at all."""
+        return any(getattr(self, entry.name) != entry.default for entry in fields(self) if entry.name != "seed")
+
+    def __call__(self, data: Data) -> Data:
+        """The changed data set; mean and standard deviation are those of its training images.
+
+        Raises:
+            ConfigError: If the images are not in memory, have a side that `pool` does not divide, or are not square
+                where a part of them is wanted that does not exist.
+        """
+        if not self:
+            return data
+        train, test = self._part(data.train, "training"), self._part(data.test, "test")
+        scale = data.train.scale
+        if self.fraction < 1 or self.validation:
+            kept, held = self._rows(train[1])
+            test = (train[0][held], train[1][held]) if self.validation else test
+            train = train[0][kept], train[1][kept]
+        train, test = (self._pooled(part, data.name) for part in (train, test))
+        train = train[0].repeat_interleave(self.copies, 0), train[1].repeat_interleave(self.copies, 0)
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.shift:
+            train, test = ((_shifted(images, generator), labels) for images, labels in (train, test))
+        if self.shuffle:
+            order = self.pixel_order(*train[0].shape[-2:])
+            train, test = ((images.flatten(2)[..., order].view_as(images), labels) for images, labels in (train, test))
+        name = f"{data.name}, prepared"
+        return build(name, _arrays(train), _arrays(test), data.classes, data.class_names, scale)
+
+    def pixel_order(self, height: int, width: int) -> Tensor:
+        """Which pixel stands where once pixels are shuffled: `(height·width)`, numbers of the pixels before."""
+        return torch.randperm(height * width, generator=torch.Generator().manual_seed(self.seed))
+
+    def _part(self, split: Split, name: str) -> tuple[Tensor, Tensor]:
+        if not isinstance(split, InMemory):
+            raise ConfigError(f"prepare: the {name} images are read from disk in each step, need a set in memory.")
+        return split.images.cpu(), split.labels.cpu()
+
+    def _rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Which training images are kept and which are held out, of every class by its own count."""
+        kept, held = [], []
+        for label in labels.unique():
+            rows = (labels == label).nonzero()[:, 0]
+            rows = rows[: max(1, int(len(rows) * self.fraction))]
+            cut = len(rows) - round(len(rows) * self.validation)
+            kept.append(rows[:cut])
+            held.append(rows[cut:])
+        kept, held = torch.cat(kept).sort().values, torch.cat(held).sort().values
+        if not len(kept) or (self.validation and not len(held)):
+            raise ConfigError(f"prepare.validation={self.validation}: leaves {len(kept)} and {len(held)} images.")
+        return kept, held
+
+    def _pooled(self, part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
+        images, labels = part
+        if self.pool == 1:
+            return part
+        height, width = images.shape[-2:]
+        if height % self.pool or width % self.pool:
+            raise ConfigError(f"prepare.pool={self.pool}: {name} has {height}×{width} pixels, not a multiple.")
+        means = torch.nn.functional.avg_pool2d(images.float(), self.pool)
+        return (means.round().to(images.dtype) if images.dtype == torch.uint8 else means), labels
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image moved around by rows and columns of its own, in one gather."""
+    count, _, height, width = images.shape
+    down = torch.randint(height, (count, 1), generator=generator)
+    right = torch.randint(width, (count, 1), generator=generator)
+    rows = (torch.arange(height) - down) % height
+    columns = (torch.arange(width) - right) % width
+    return images[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _arrays(part: tuple[Tensor, Tensor]) -> Part:
+    return np.ascontiguousarray(part[0].numpy()), part[1].numpy()

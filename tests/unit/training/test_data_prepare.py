@@ -1,0 +1,137 @@
+"""What is done to a data set once: parts, pooling, shifts around a torus, shuffled pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from weightshare.errors import ConfigError
+from weightshare.training.data import Prepare, load_data
+from weightshare.training.data.build import build
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits")
+
+
+def made_up(height: int = 6, width: int = 10):
+    """Images whose pixels are all different, of three classes of 7, 5 and 3 images, in turn."""
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 0, 0])
+    count = len(labels)
+    pixels = np.random.default_rng(0).permuted(np.tile(np.arange(2 * height * width), (count, 1)), axis=1)
+    images = pixels.reshape(count, 2, height, width).astype(np.uint8)
+    return build("made up", (images, labels), (images[:4], labels[:4]), 3)
+
+
+def test_nothing_is_nothing(digits):
+    assert not Prepare()
+    assert not Prepare(seed=7)
+    assert Prepare()(digits) is digits
+
+
+def test_a_fraction_of_every_class_the_first_images_of_it():
+    data = made_up()
+    kept = Prepare(fraction=0.5)(data)
+    assert torch.bincount(kept.train.labels).tolist() == [3, 2, 1]
+    rows = [0, 1, 2, 3, 4, 6]
+    assert torch.equal(kept.train.images, data.train.images[rows])
+    assert torch.equal(kept.test.images, data.test.images)
+
+
+def test_a_validation_part_replaces_the_test_images_and_is_not_learnt_from():
+    data = made_up()
+    held = Prepare(validation=0.4)(data)
+    assert torch.bincount(held.test.labels).tolist() == [3, 2, 1]
+    assert torch.bincount(held.train.labels).tolist() == [4, 3, 2]
+    both = torch.cat([held.train.images, held.test.images]).flatten(1)
+    assert len(both.unique(dim=0)) == 15
+
+
+def test_pooling_takes_means():
+    data = made_up()
+    pooled = Prepare(pool=2)(data)
+    assert pooled.train.shape == (2, 3, 5)
+    wanted = data.train.images.float().view(15, 2, 3, 2, 5, 2).mean((3, 5))
+    assert float((pooled.train.images.float() - wanted).abs().max()) <= 0.5
+    assert pooled.train.images.dtype == torch.uint8
+
+
+def test_every_image_is_shifted_once_by_rows_and_columns_of_its_own():
+    data = made_up()
+    shifted = Prepare(shift=True, seed=3)(data)
+    found = set()
+    for before, after in zip(data.train.images, shifted.train.images, strict=True):
+        fits = [
+            (down, right)
+            for down in range(6)
+            for right in range(10)
+            if torch.equal(after, before.roll((down, right), (1, 2)))
+        ]
+        assert len(fits) == 1
+        found.add(fits[0])
+    assert len(found) > 10
+    assert torch.equal(Prepare(shift=True, seed=3)(data).train.images, shifted.train.images)
+    assert not torch.equal(Prepare(shift=True, seed=4)(data).train.images, shifted.train.images)
+    assert not torch.equal(shifted.test.images, data.test.images)
+
+
+def test_shifts_reach_every_place_alike():
+    images = np.zeros((6000, 1, 2, 3), np.uint8)
+    images[:, 0, 0, 0] = 255
+    data = build("dots", (images, np.zeros(6000, int)), (images, np.zeros(6000, int)), 1)
+    counts = (Prepare(shift=True)(data).train.images == 255).sum((0, 1))
+    assert int(counts.sum()) == 6000
+    assert float((counts / 1000 - 1).abs().max()) < 0.1
+
+
+def test_copies_are_shifted_by_themselves():
+    data = Prepare(copies=3, shift=True)(made_up())
+    assert len(data.train) == 45
+    assert len(data.test) == 4
+    assert data.train.labels[:6].tolist() == [0, 0, 0, 1, 1, 1]
+    assert not torch.equal(data.train.images[0], data.train.images[1])
+
+
+def test_pixels_are_shuffled_by_one_order_for_all_images_and_channels():
+    data = made_up()
+    shuffled = Prepare(shuffle=True, seed=5)(data)
+    before = torch.cat([data.train.images, data.test.images]).flatten(2).flatten(0, 1)
+    after = torch.cat([shuffled.train.images, shuffled.test.images]).flatten(2).flatten(0, 1)
+    order = [int((before[0] == value).nonzero()[0, 0]) for value in after[0]]
+    assert sorted(order) == list(range(60))
+    assert order != list(range(60))
+    assert torch.equal(before[:, order], after)
+
+
+def test_statistics_are_those_of_the_new_training_images(digits):
+    data = Prepare(fraction=0.5, pool=2, shift=True)(digits)
+    images = data.train.images.float() / data.train.scale
+    assert data.train.mean == pytest.approx([float(images.mean())], rel=1e-5)
+    assert data.train.std == pytest.approx([float(images.std())], rel=1e-5)
+    assert data.train.scale == digits.train.scale
+    assert data.classes == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fraction": 0.0}, "prepare.fraction=0.0: need above 0 and at most 1"),
+        ({"fraction": 1.1}, "fraction"),
+        ({"fraction": float("nan")}, "fraction"),
+        ({"validation": 1.0}, "validation"),
+        ({"validation": -0.1}, "validation"),
+        ({"pool": 0}, "pool"),
+        ({"copies": 0}, "copies"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_values_out_of_range(given, said):
+    with pytest.raises(ConfigError, match=said):
+        Prepare(**given)
+
+
+def test_what_does_not_fit_the_images(digits):
+    with pytest.raises(ConfigError, match=r"prepare.pool=3: digits has 8×8 pixels"):
+        Prepare(pool=3)(digits)
+    with pytest.raises(ConfigError, match=r"prepare.validation=0.01: leaves 15 and 0 images"):
+        Prepare(validation=0.01)(made_up())
