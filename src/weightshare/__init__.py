@@ -21,6 +21,7 @@ from weightshare.optimizer import check, param_groups
 from weightshare.planning import Plan
 from weightshare.sharing import Assignment
 from weightshare.values.binned import prox_pairwise_binned
+from weightshare.values.codebook import Codebook
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.prox import prox_pairwise
 from weightshare.values.proximal import Proximal, Ramp
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Assignment",
+    "Codebook",
     "Plan",
     "Proximal",
     "Ramp",

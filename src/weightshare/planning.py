@@ -16,12 +16,12 @@ from typing import Any, Self
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from weightshare._table import render, run_text, shape_text
+from weightshare._table import render, run_text
 from weightshare._typing import Where
 from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SpecError
-from weightshare.sharing import Assignment, Group, LeftOut, Part, Spec
+from weightshare.sharing import MOST_CLUSTERS, Assignment, Clusters, Group, LeftOut, Part, Spec
 from weightshare.surgery import count as counting
 from weightshare.surgery import edit, sites
 
@@ -60,7 +60,7 @@ class Plan:
     @property
     def bytes_after(self) -> int:
         """Memory of the parameters once the plan is applied, in bytes."""
-        return self.bytes_before - sum((len(g.items) - g.assignment.slots) * g.nbytes for g in self.groups)
+        return self.bytes_before - sum((g.stored_before - g.stored_after) * g.itemsize for g in self.groups)
 
     @property
     def ties(self) -> tuple[tuple[str, ...], ...]:
@@ -87,24 +87,7 @@ class Plan:
         self._expect(model)
         with edit.transaction(model) as edits:
             for group in self.groups:
-                tensors = [edit.parameter_at(model, path) for path in group.items]
-                for tie, readers in zip(group.ties, group.assignment.readers, strict=True):
-                    edit.common_slot(tie, [tensors[item] for item in readers])
-                with torch.no_grad():
-                    values = self.spec.slot_values(group, tensors)
-                for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
-                    owner = tensors[readers[0]]
-                    if not isinstance(value, Tensor) or value.shape != owner.shape or value.dtype != owner.dtype:
-                        got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
-                        raise SpecError(
-                            f"The fusion of '{group.name}' gives {got}, the slot needs "
-                            f"{tuple(owner.shape)} {owner.dtype}: {self.spec!r}."
-                        )
-                    if len(tie) > 1:
-                        edits.write(owner, value)
-                        edits.forget_gradient(owner)
-                    for path in tie[1:]:
-                        edits.put(path, owner)
+                self.spec.share_(edits, group)
             record(edits, "", self)
 
     def _expect(self, model: nn.Module) -> None:
@@ -146,16 +129,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text; `Plan.from_json` reads it back as an equal plan."""
-        groups = [
-            {
-                "name": group.name,
-                "items": group.items,
-                "shape": group.shape,
-                "dtype": group.dtype,
-                "slots": group.assignment.labels.tolist(),
-            }
-            for group in self.groups
-        ]
+        groups = [_entry(group) for group in self.groups]
         data = {
             "format": FORMAT,
             "spec": self.spec.to_dict(),
@@ -179,11 +153,11 @@ class Plan:
             data = json.loads(text)
             if data["format"] != FORMAT:
                 raise FileError(f"The plan has format {data['format']!r}, this version reads {FORMAT!r}.")
-            groups = tuple(_group_from(entry) for entry in data["groups"])
             left_out = tuple(LeftOut(str(path), str(reason)) for path, reason in data["left_out"])
             spec = Part.from_dict(data["spec"])
             if not isinstance(spec, Spec):
                 raise FileError(f"{type(spec).__name__} in the plan is no spec.")
+            groups = tuple(_group_from(entry, spec.kind) for entry in data["groups"])
             numbers = (int(data["stored_before"]), int(data["bytes_before"]))
             items = [item for group in groups for item in group.items]
             if not items or len(set(items)) != len(items) or min(numbers) < 0:
@@ -195,20 +169,9 @@ class Plan:
             raise FileError(f"This is no plan: {type(error).__name__}: {error}.") from error
 
     def __str__(self) -> str:
-        columns = ("group", "weight", "layers", "slots", "layer reads slot", "stored before", "after")
-        rows: list[tuple[object, ...]] = [
-            (
-                group.name,
-                shape_text(group.shape),
-                _span(group),
-                group.assignment.slots,
-                run_text(group.assignment.labels.tolist()),
-                group.stored_before,
-                group.stored_after,
-            )
-            for group in self.groups
-        ]
-        rows.append(("whole model", "", "", "", "", self.stored_before, self.stored_after))
+        kind = self.spec.kind
+        whole = {"group": "whole model", "stored before": self.stored_before, "after": self.stored_after}
+        rows = [*(group.row for group in self.groups), [whole.get(title, "") for title in kind.columns]]
         reasons = defaultdict[str, list[str]](list)
         for left in self.left_out:
             reasons[left.reason].append(left.path)
@@ -216,10 +179,11 @@ class Plan:
             [
                 f"{self.spec!r} where {self.where}",
                 "",
-                render(columns, rows, numbers=("slots", "stored before", "after")),
+                render(kind.columns, rows, numbers=kind.numbers),
                 "",
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
+                *filter(None, [kind.note(self.groups)]),
                 *(f"Left out, {len(paths)}: {_listed(paths)}: {reason}." for reason, paths in reasons.items()),
             ]
         )
@@ -275,7 +239,11 @@ def forget(edits: edit.Transaction, model: nn.Module) -> None:
 
 def _before_loading(part: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     """Before a state dict is loaded: complete what names a slot only once, refuse what gives one slot two values."""
-    for tie in (tie for plan in part.__dict__.get(APPLIED, ()) for tie in plan.ties):
+    applied: Sequence[Plan] = part.__dict__.get(APPLIED, ())
+    for plan in applied:
+        for group in plan.groups:
+            plan.spec.check_loading(group, state, prefix)
+    for tie in (tie for plan in applied for tie in plan.ties):
         present = [prefix + name for name in tie if prefix + name in state]
         for name in present[1:]:
             if not edit.same_numbers(state[present[0]], state[name]):
@@ -309,22 +277,20 @@ def signature(found: Sequence[sites.Site]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
 
-def _span(group: Group) -> str:
-    """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
-    at = group.name.split(".").index("*") if "*" in group.name.split(".") else None
-    if at is None:
-        return str(len(group.items))
-    indices = [int(path.split(".")[at]) for path in group.items]
-    run = indices == list(range(indices[0], indices[-1] + 1))
-    return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)
-
-
 def _listed(paths: Sequence[str]) -> str:
     return run_text(paths, 8) + (" (all are in plan.left_out)" if len(paths) > 8 else "")
 
 
-def _group_from(entry: Mapping[str, Any]) -> Group:
-    items, labels = tuple(str(item) for item in entry["items"]), list(entry["slots"])
+def _entry(group: Group) -> dict[str, Any]:
+    common = {"name": group.name, "items": group.items, "shape": group.shape, "dtype": group.dtype}
+    if isinstance(group, Clusters):
+        return {**common, "clusters": group.clusters}
+    return {**common, "slots": group.assignment.labels.tolist()}
+
+
+def _group_from(entry: Mapping[str, Any], kind: type[Group]) -> Group:
+    items = tuple(str(item) for item in entry["items"])
+    labels = [0] if kind is Clusters else list(entry["slots"])
     if len(items) != len(labels) or len(set(items)) != len(items):
         raise FileError(f"Group {entry['name']!r} of the plan has {len(items)} items and {len(labels)} slots.")
     dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
@@ -332,4 +298,10 @@ def _group_from(entry: Mapping[str, Any]) -> Group:
         raise FileError(f"Group {entry['name']!r} of the plan has dtype {dtype!r}, which torch does not know.")
     if any(length < 0 for length in shape) or math.prod(shape) >= 2**62:
         raise FileError(f"Group {entry['name']!r} of the plan has shape {shape}, which no tensor has.")
-    return Group(str(entry["name"]), items, shape, dtype, Assignment.of(labels))
+    common = (str(entry["name"]), items, shape, dtype, Assignment.of(labels))
+    if kind is not Clusters:
+        return Group(*common)
+    clusters = entry["clusters"]
+    if type(clusters) is not int or not 1 <= clusters <= min(MOST_CLUSTERS, math.prod(shape)):
+        raise FileError(f"Group {entry['name']!r} of the plan has {clusters!r} clusters for a weight of shape {shape}.")
+    return Clusters(*common, clusters)

@@ -17,20 +17,30 @@ nothing.
 **What remains on the model** is the sharing itself (parameters that several paths hold) and the list of applied plans
 as one attribute of the root module, by which a report, a file or `retie_` knows what ought to be shared. The attribute
 holds names, so it survives copies and moves.
+
+**Two kinds of items.** Where items are whole weights, an assignment has as many labels as the network has layers, and
+a plan holds it: a `Group`. Where items are the scalars of one weight, there are as many labels as numbers: they are a
+tensor, so they live in the model, and a plan holds their count alone: `Clusters`, which is a `Group` of one weight. How
+the slots of a group get into a model and out again is known to its spec (`share_`, `unshare_`, `fold_`), so a plan need
+not know what kind its groups are of.
 """
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 import math
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from weightshare._table import run_text, shape_text
 from weightshare.errors import FileError, SpecError
-from weightshare.surgery import sites
+from weightshare.surgery import edit, sites
+
+MOST_CLUSTERS = 2**16
+"""An index takes at most 16 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +120,20 @@ class Group:
     dtype: str
     assignment: Assignment
 
+    columns: ClassVar[tuple[str, ...]] = (
+        *("group", "weight", "layers", "slots", "layer reads slot", "stored before", "after"),
+    )
+    numbers: ClassVar[tuple[str, ...]] = ("slots", "stored before", "after")
+
     @property
     def numel(self) -> int:
-        """Numbers in one slot."""
+        """Numbers in one item."""
         return math.prod(self.shape)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of one slot."""
-        return self.numel * getattr(torch, self.dtype).itemsize
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return getattr(torch, self.dtype).itemsize
 
     @property
     def stored_before(self) -> int:
@@ -132,6 +147,94 @@ class Group:
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """For each slot the paths that read it; the first of them owns the slot's parameter."""
         return tuple(tuple(self.items[item] for item in readers) for readers in self.assignment.readers)
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """What a printed plan says of it, under `columns`."""
+        labels = self.assignment.labels.tolist()
+        numbers = (self.stored_before, self.stored_after)
+        return self.name, shape_text(self.shape), _span(self), self.assignment.slots, run_text(labels), *numbers
+
+    def under(self, at: str) -> Self:
+        """The same group with its paths from the root of a model that has the planned part at `at`."""
+        return replace(self, items=tuple(f"{at}.{path}" for path in self.items)) if at else self
+
+    @staticmethod
+    def note(groups: "Sequence[Any]") -> str:
+        """What a printed plan says below the table, or nothing."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Clusters(Group):
+    """The scalars of one weight, which read the values of a codebook: `W = C[I]`.
+
+    Args:
+        name: The weight's path.
+        items: The same path, alone.
+        shape: Shape of the weight.
+        dtype: Of the weight, and of the codebook.
+        assignment: That of a weight which is stored once. The labels of its scalars are a buffer of the model.
+        clusters: Values of the codebook.
+    """
+
+    clusters: int
+
+    columns: ClassVar[tuple[str, ...]] = (
+        *("group", "weight", "stored before", "after"),
+        *("bits", "index in memory", "on file: codebook", "+ index", "dense"),
+    )
+    numbers: ClassVar[tuple[str, ...]] = columns[2:]
+
+    @property
+    def stored_after(self) -> int:
+        return self.clusters
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """None: no two paths become one parameter."""
+        return ()
+
+    @property
+    def bits(self) -> int:
+        """Bits of one label on file."""
+        return index_bits(self.clusters)
+
+    @property
+    def index_memory(self) -> int:
+        """Bytes of the labels in memory."""
+        return self.numel * index_dtype(self.clusters).itemsize
+
+    @property
+    def on_file(self) -> tuple[int, int, int]:
+        """Bytes on file: of the codebook, of the packed labels, and of the dense weight that they replace."""
+        return self.clusters * self.itemsize, -(-self.numel * self.bits // 8), self.numel * self.itemsize
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        """What a printed plan says of it, under `columns`."""
+        numbers = (self.stored_before, self.stored_after, self.bits, self.index_memory)
+        return self.name, shape_text(self.shape), *numbers, *self.on_file
+
+    @staticmethod
+    def note(groups: "Sequence[Clusters]") -> str:
+        """The sums of what the table lists, in bytes."""
+        codebooks, packed, dense = (sum(sizes) for sizes in zip(*(group.on_file for group in groups), strict=True))
+        return (
+            f"{sum(group.index_memory for group in groups):,} bytes of labels in memory, as buffers.\n"
+            f"{dense:,} bytes of these weights on file before; {codebooks:,} of codebooks and {packed:,} of packed "
+            "labels after."
+        )
+
+
+def index_bits(clusters: int) -> int:
+    """Bits that tell so many values apart, at least 1."""
+    return max(1, (clusters - 1).bit_length())
+
+
+def index_dtype(clusters: int) -> torch.dtype:
+    """The smallest integers that labels fit in and that every backend of torch.distributed can send: not int16."""
+    return torch.uint8 if clusters <= 2**8 else torch.int32
 
 
 @dataclass(frozen=True)
@@ -184,10 +287,13 @@ class Part(ABC):  # noqa: B024 - its children are abstract
 class Spec(Part):
     """How to share: the abstract base of `Tie` and all that follow. A spec is a frozen dataclass, valid once built."""
 
+    kind: ClassVar[type[Group]] = Group
+    """Of all its groups."""
+
     @abstractmethod
     def group(
         self, model_sites: Sequence[sites.Site], chosen: Sequence[sites.Site], explicit: bool
-    ) -> tuple[list[Group], list[LeftOut]]:
+    ) -> tuple[list[Any], list[LeftOut]]:
         """Sort the chosen sites into groups with their assignments.
 
         Args:
@@ -197,12 +303,22 @@ class Spec(Part):
                 out with its reason if nobody asked for it.
 
         Returns:
-            The groups, and every chosen site that is in none of them.
+            The groups, all of the spec's `kind`, and every chosen site that is in none of them.
         """
 
     @abstractmethod
-    def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The value of each slot, from the value of each item, both in order. Changes nothing that it is given."""
+    def share_(self, edits: edit.Transaction, group: Any) -> None:
+        """Put the slots of a group into the model, and make its items read them."""
+
+    @abstractmethod
+    def unshare_(self, edits: edit.Transaction, group: Any) -> None:
+        """Give every item of a group a parameter of its own again, with the numbers that it read."""
+
+    def fold_(self, edits: edit.Transaction, group: Any) -> None:
+        """Leave torch's own classes alone. By default nothing: one parameter under several names is torch's own."""
+
+    def check_loading(self, group: Any, entries: Mapping[str, Any], prefix: str) -> None:
+        """Refuse a state dict that the model could not compute with, before it is loaded. By default nothing is."""
 
 
 def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:
@@ -230,3 +346,13 @@ def _unplain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return Part.from_dict(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _span(group: Group) -> str:
+    """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
+    at = group.name.split(".").index("*") if "*" in group.name.split(".") else None
+    if at is None:
+        return str(len(group.items))
+    indices = [int(path.split(".")[at]) for path in group.items]
+    run = indices == list(range(indices[0], indices[-1] + 1))
+    return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)

@@ -91,7 +91,9 @@ def unshare_(model: nn.Module) -> None:
     """
     model = plain(model)
     with edit.transaction(model) as edits:
-        edit.untie(edits, planning.applied_ties(model))
+        for at, applied in reversed(list(planning.applied_plans(model))):
+            for group in reversed(applied.groups):
+                applied.spec.unshare_(edits, group.under(at))
         planning.forget(edits, model)
 
 
@@ -155,6 +157,9 @@ def fold(model: nn.Module) -> nn.Module:
             "old weight_norm does, have to go first; torch.nn.utils.parametrizations has none."
         ) from error
     with edit.transaction(folded) as edits:
+        for at, applied in reversed(list(planning.applied_plans(folded))):
+            for group in reversed(applied.groups):
+                applied.spec.fold_(edits, group.under(at))
         planning.forget(edits, folded)
     return folded
 

@@ -9,12 +9,14 @@ import warnings
 import pytest
 import torch
 
-from tests.contract.trial import TorchRefuses, Trial
+from tests.contract.trial import NothingTied, TorchRefuses, Trial
 from weightshare.errors import SharingError
 
 IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     # Torch's code generator uses it when it is first imported.
     (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),
+    # Torch's compiler makes an instance of every autograd function that it traces.
+    (r"<class 'torch\.autograd\.function\.Function'> should not be instantiated", DeprecationWarning),
 )
 """Warnings that are not ours, each with its reason; all others are errors."""
 
@@ -35,7 +37,7 @@ def attempt(event: Callable[[Trial], None], trial: Trial) -> Outcome:
             warnings.filterwarnings("ignore", message, category)
         try:
             event(trial)
-        except (SharingError, TorchRefuses) as error:
+        except (SharingError, TorchRefuses, NothingTied) as error:
             return Outcome("refused", f"{type(error).__name__}: {error}")
         except (Exception, pytest.fail.Exception):  # the latter is what pytest.raises says, and no Exception
             return Outcome("failed", traceback.format_exc())

@@ -13,6 +13,8 @@ class Refusal(NamedTuple):
     reason: str
 
 
+NO_LAYER = r"^NoMatch: .*can be shared\. "
+
 REFUSALS: tuple[Refusal, ...] = (
     Refusal("*", "lazy", "*", r"^SpecError: '0\.weight' has no shape yet: its lazy module is not built"),
     # Two layers of one role in each stage: too few for a rate of three, and the back third of them is one layer.
@@ -22,13 +24,22 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("back, strided", "shortcuts", "*", r"^SpecError: .*the group has 2 layers of which 1 share"),
     # Three layers once the one that stands at two places is left out.
     Refusal("back, strided", "layer_used_twice", "*", r"^SpecError: .*the group has 3 layers of which 1 share"),
+    # No weight of a Linear or Conv layer that torch could parametrize.
+    Refusal("clusters", "parametrized", "*", NO_LAYER + r".*its module is parametrized already"),
+    Refusal("clusters", "parameter_list", "*", NO_LAYER + r".*of a Linear or Conv layer, but of a ParameterList"),
+    Refusal("clusters", "recurrent", "*", NO_LAYER + r".*recurrent layers keep a second list"),
+    Refusal("clusters", "complex_weights", "*", NO_LAYER + r".*complex64, which have no means"),
+    # Events of ties, of which this spec makes none.
+    Refusal("clusters", "*", "retie", r"^NothingTied"),
+    Refusal("clusters", "*", "owners_only", r"^NothingTied"),
     # Torch's own limits, which the module meets unshared as well.
     Refusal("*", "parametrized", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
+    Refusal("clusters", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
     Refusal("*", "complex_weights", "amp_*", r"^TorchRefuses: .*not implemented for 'ComplexFloat'"),
     Refusal("*", "*used_twice", "functional", r"^TorchRefuses: functional_call leaves its own numbers .*#86708"),
-    # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same.
-    Refusal("*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
-    Refusal("*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),
+    # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.
+    Refusal("[!c]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
+    Refusal("[!c]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),
 )
 
 

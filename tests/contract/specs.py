@@ -9,5 +9,6 @@ SPECS: dict[str, Callable[[], Spec]] = {
     "halves": lambda: ws.Tie(rate=2),
     "random thirds, mean": lambda: ws.Tie(rate=3, order=ws.random(7), fuse=ws.mean),
     "back, strided": lambda: ws.Tie(rate=2, order=ws.strided, spread=ws.back),
+    "clusters": lambda: ws.Codebook(clusters=3),
 }
 """Neighbours that share; distant readers and fused numbers; and slots of one reader beside shared ones."""

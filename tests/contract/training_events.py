@@ -16,14 +16,17 @@ from tests.contract.trial import (
     Trial,
     check_close,
     check_shared,
+    clusters,
+    dense,
     gradients,
     loss,
-    multiple,
     or_refused_unshared,
     partition,
+    slots,
 )
 from tests.support import bits, output, same_bits
 import weightshare as ws
+from weightshare.values.codebook import names
 
 STEPS = 3
 
@@ -43,21 +46,29 @@ def steps(trial: Trial) -> None:
     check_shared(model, shared)
     after = {name: bits(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
     assert {name for name in before if after[name] != before[name]} == reached
-    assert any(reached.issuperset(tie) for tie in multiple(shared.plan))
+    assert any(reached.issuperset(slot) for slot in slots(shared.plan))
     assert torch.isfinite(loss(model(shared.example)))
 
 
 def gradient(trial: Trial) -> None:
-    """A slot's gradient is the sum of its readers' in a twin that is not shared and holds equal numbers."""
+    """A slot's gradient is the sum of its readers' in a twin that is not shared and holds equal numbers; of a codebook
+    it is their mean."""
     shared, twin = trial.shared(), trial.fresh(seed=1).model
-    twin.load_state_dict(shared.model.state_dict())
+    twin.load_state_dict(dense(shared.model, shared.plan))
     assert partition(twin) == shared.apart
     found, own = gradients(shared.model.eval(), shared.example), gradients(twin.eval(), shared.example)
     wanted = {}
-    for names in shared.ties:
-        once = {id(twin.get_parameter(name)): own[name] for name in names}  # its own ties have one gradient
+    for group in clusters(shared.plan):
+        value_name, label_name = names(group.name)
+        labels, numbers = shared.model.state_dict()[label_name], own.pop(group.name)
+        members = [labels == label for label in range(group.clusters)]
+        mean = None if numbers is None else torch.stack([numbers[chosen].double().mean() for chosen in members])
+        own[value_name] = None if mean is None else mean.to(numbers.dtype)
+    for tied in shared.ties:
+        objects = dict(twin.named_parameters(remove_duplicate=False))
+        once = {id(objects.get(name)): own[name] for name in tied}  # its own ties have one gradient
         summed = functools.reduce(_plus, once.values())
-        wanted |= dict.fromkeys(names, summed)
+        wanted |= dict.fromkeys(tied, summed)
     check_close(found, wanted)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from tests.support import bits, state
 from tests.zoo import Case
 import weightshare as ws
 from weightshare.errors import SharingError
-from weightshare.sharing import Spec
+from weightshare.sharing import Clusters, Group, Spec
+from weightshare.values.clusters import find_clusters
+from weightshare.values.codebook import names
 
 Result = TypeVar("Result")
 Partition = frozenset[frozenset[str]]
@@ -22,6 +24,10 @@ class TorchRefuses(Exception):
     """Torch does not do this with the module, shared or not. The message is torch's."""
 
 
+class NothingTied(Exception):
+    """The event is about one parameter under several names, and this spec makes none."""
+
+
 class Shared(NamedTuple):
     """A model after sharing, its input, the plan, its ties before, and those that the plan leaves it with."""
 
@@ -30,6 +36,10 @@ class Shared(NamedTuple):
     plan: ws.Plan
     apart: Partition
     ties: Partition
+
+    def after(self, parts: Partition) -> Partition:
+        """The ties of a model that had these before it was shared."""
+        return _expected(self.model, merged(parts, self.plan.ties))
 
 
 @dataclass(frozen=True)
@@ -83,13 +93,56 @@ def _expected(model: nn.Module, planned: Partition) -> Partition:
 def multiple(plan: ws.Plan) -> list[tuple[str, ...]]:
     """The slots of a plan that several sites read; an event that unties or compares needs one at least."""
     found = [tie for tie in plan.ties if len(tie) > 1]
+    if clusters(plan):
+        raise NothingTied("this spec shares scalars, so there is nothing to untie")
     assert found, "nothing is shared, so the event would test nothing"
     return found
+
+
+def clusters(plan: ws.Plan) -> list[Clusters]:
+    """The weights that a plan makes from codebooks."""
+    return [group for group in plan.groups if isinstance(group, Clusters)]
+
+
+def slots(plan: ws.Plan) -> list[tuple[str, ...]]:
+    """The names of each slot that is read more than once: of ties all their names, of a weight that of its codebook."""
+    return [(names(group.name)[0],) for group in clusters(plan)] or multiple(plan)
+
+
+def keys_after(plan: ws.Plan, keys: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Of a state dict's keys those that sharing leaves, in order, and those that it adds."""
+    gone = {group.name for group in clusters(plan)}
+    return [key for key in keys if key not in gone], {name for path in gone for name in names(path)}
+
+
+def read(model: nn.Module, path: str) -> Tensor:
+    """The weight that a forward pass reads at a path."""
+    parent, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(parent), name).detach()
+
+
+def decoded(spec: Any, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What each path of a group is to read, from what it held."""
+    if isinstance(group, Clusters):
+        codebook, index = find_clusters(tensors[0], spec.clusters, spec.init, spec.seed)
+        return [codebook[index.long()]]
+    values = spec.slot_values(group, tensors)
+    return [values[slot] for slot in group.assignment.labels.tolist()]
+
+
+def dense(model: nn.Module, plan: ws.Plan) -> dict[str, Tensor]:
+    """The numbers that a model reads, under the names that it had before it was shared."""
+    entries = model.state_dict()
+    kept = {name: entries[name] for name in entries.keys() - keys_after(plan, ())[1]}
+    return kept | {group.name: read(model, group.name) for group in clusters(plan)}
 
 
 def check_shared(model: nn.Module, shared: Shared, ties: Partition | None = None) -> None:
     """Exactly the ties of the plan hold, and the report says so."""
     assert partition(model) == (shared.ties if ties is None else ties)
+    added = keys_after(shared.plan, ())[1]
+    assert added <= set(model.state_dict())
+    assert not {group.name for group in clusters(shared.plan)} & set(model.state_dict())
     groups = ws.report(model).groups
     assert len(groups) == len(shared.plan.groups)
     assert all(group.intact for group in groups)

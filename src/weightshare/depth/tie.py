@@ -18,8 +18,8 @@ from weightshare.depth.fuse import Fusion, first
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
 from weightshare.errors import AlreadyShared, SpecError
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
+from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
-from weightshare.surgery.edit import common_slot
 from weightshare.surgery.sites import Site
 
 
@@ -131,7 +131,7 @@ class Tie(Spec):
         return groups, left_out
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Fuse the weights of each slot's readers; see `Spec.slot_values`."""
+        """Fuse the values of each slot's readers, both in order. Changes nothing that it is given."""
         depth = len(group.items)
         return [
             tensors[readers[0]]
@@ -139,6 +139,31 @@ class Tie(Spec):
             else self.fuse(torch.stack([tensors[layer] for layer in readers]), readers, depth)
             for readers in group.assignment.readers
         ]
+
+    def share_(self, edits: edit.Transaction, group: Group) -> None:
+        """Make the readers of each slot hold the parameter of the first, with the fused numbers; see `Spec.share_`."""
+        tensors = [edit.parameter_at(edits.model, path) for path in group.items]
+        for tie, readers in zip(group.ties, group.assignment.readers, strict=True):
+            edit.common_slot(tie, [tensors[item] for item in readers])
+        with torch.no_grad():
+            values = self.slot_values(group, tensors)
+        for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
+            owner = tensors[readers[0]]
+            if not isinstance(value, Tensor) or value.shape != owner.shape or value.dtype != owner.dtype:
+                got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
+                raise SpecError(
+                    f"The fusion of '{group.name}' gives {got}, the slot needs {tuple(owner.shape)} {owner.dtype}: "
+                    f"{self!r}."
+                )
+            if len(tie) > 1:
+                edits.write(owner, value)
+                edits.forget_gradient(owner)
+            for path in tie[1:]:
+                edits.put(path, owner)
+
+    def unshare_(self, edits: edit.Transaction, group: Group) -> None:
+        """Give every reader a copy of its slot; the first keeps the slot's object. See `Spec.unshare_`."""
+        edit.untie(edits, group.ties)
 
     def _assigned(self, members: Sequence[tuple[Place, Site]]) -> Group:
         place, site = members[0]
@@ -151,7 +176,7 @@ class Tie(Spec):
         except SpecError as error:
             raise SpecError(f"Cannot tie '{place.role}' of shape {site.shape}: {error}") from error
         for readers in group.assignment.readers:
-            common_slot([items[layer] for layer in readers], [members[layer][1].tensor for layer in readers])
+            edit.common_slot([items[layer] for layer in readers], [members[layer][1].tensor for layer in readers])
         return group
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
@@ -166,7 +191,7 @@ class Tie(Spec):
             if len(members) == len(self.slots):
                 for readers in Assignment.of(self.slots).readers:
                     read = [members[layer][1] for layer in readers]
-                    common_slot([site.path for site in read], [site.tensor for site in read])
+                    edit.common_slot([site.path for site in read], [site.tensor for site in read])
 
 
 def _buffered_parametrization(site: Site) -> str:

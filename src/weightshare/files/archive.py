@@ -3,10 +3,13 @@
 The header's metadata holds `{alias: owner}` for every further name of a tensor, which is the convention of
 `safetensors.torch.save_model`, so its `load_model` reads our files too; one entry `weightshare`, JSON that says what
 the file is; and one entry `weightshare.sha256`. Nothing in a file is ever executed: there is no pickle.
+
+Weights of few values may be stored as codebook and labels, with recipes in the JSON; `compact` says how. Such a file is
+of version 2, so that a reader that knows no recipes refuses it; all others are of version 1, as they ever were.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import hashlib
 import json
 from pathlib import Path
@@ -17,9 +20,11 @@ import torch
 from torch import Tensor
 
 from weightshare.errors import FileError
+from weightshare.files import compact
 from weightshare.files.atomic import replacing
 
-VERSION = 1
+VERSION, WITH_RECIPES = 1, 2
+RECIPES = "recipes"
 CONTENT, CHECKSUM = "weightshare", "weightshare.sha256"
 
 
@@ -28,24 +33,33 @@ class Archive:
     """What a file holds.
 
     Args:
-        tensors: Each stored tensor, on the CPU, by the name of its owner.
+        tensors: Each tensor, on the CPU, by the name of its owner; dense, whatever the file stores.
         aliases: Further names, each with the name of its owner.
         content: What the file says about itself; `kind` is always there. Empty for a file that is not ours.
+        coded: Of the tensors those that are stored as codebook and labels.
     """
 
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
     content: dict[str, Any]
+    coded: dict[str, compact.Coded] = field(default_factory=dict)
 
 
-def write(path: str | Path, tensors: Mapping[str, Tensor], aliases: Mapping[str, str], content: dict[str, Any]) -> int:
+def write(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    aliases: Mapping[str, str],
+    content: dict[str, Any],
+    coded: Mapping[str, compact.Coded] | None = None,
+) -> int:
     """Write an archive in one step.
 
     Args:
         path: Where to write; what was there is replaced once the new file is whole.
-        tensors: Name and tensor, each tensor once.
-        aliases: Further names, each with the name of a tensor above.
+        tensors: Name and tensor, each tensor once; stored as they are.
+        aliases: Further names, each with the name of a tensor above or below.
         content: JSON-able; needs `kind`.
+        coded: Name and further tensors, to be stored as codebook and labels.
 
     Returns:
         Size of the file in bytes.
@@ -56,11 +70,16 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], aliases: Mapping[str,
     """
     from safetensors.torch import save_file  # it imports numpy; `import weightshare` need not
 
-    taken = {CONTENT, CHECKSUM, "__metadata__"} & {*tensors, *aliases}
+    coded = coded or {}
+    own = {CONTENT, CHECKSUM, "__metadata__", *(part for name in coded for part in compact.parts(name))}
+    taken = own & {*tensors, *aliases, *coded}
     if taken:
         raise FileError(f"Cannot save a tensor under the name {sorted(taken)[0]!r}: the file format uses it.")
-    plain = {name: _plain(name, tensor) for name, tensor in tensors.items()}
-    metadata = {**aliases, CONTENT: json.dumps({"version": VERSION, **content})}
+    stored = {part: tensor for name, one in coded.items() for part, tensor in compact.entries(name, one).items()}
+    plain = {name: _plain(name, tensor) for name, tensor in {**tensors, **stored}.items()}
+    recipes = {RECIPES: {name: one.recipe() for name, one in coded.items()}} if coded else {}
+    said = {"version": WITH_RECIPES if coded else VERSION, **content, **recipes}
+    metadata = {**aliases, CONTENT: json.dumps(said)}
     metadata[CHECKSUM] = _checksum(plain, metadata)
     with replacing(path) as temporary:
         try:
@@ -112,12 +131,17 @@ def read_any(path: str | Path) -> Archive:
     if stated != _checksum(tensors, metadata):
         raise FileError(f"'{path}' does not match its checksum: it was edited or damaged after it was written.")
     content = _content(path, metadata.pop(CONTENT, ""))
+    coded = compact.decode(path, tensors, content.get(RECIPES, {}))
+    for name in coded:
+        for part in compact.parts(name):
+            del tensors[part]
+    tensors |= {name: one.dense for name, one in coded.items()}
     dangling = sorted(name for name, owner in metadata.items() if owner not in tensors or name in tensors)
     if dangling:
         raise FileError(
             f"'{path}' names {dangling[0]!r} as an alias of {metadata[dangling[0]]!r}, which it does not hold."
         )
-    return Archive(tensors, metadata, content)
+    return Archive(tensors, metadata, content, coded)
 
 
 def _content(path: Path, text: str) -> dict[str, Any]:
@@ -125,9 +149,11 @@ def _content(path: Path, text: str) -> dict[str, Any]:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"'{path}' says nothing readable about itself: {error}.") from error
-    if not isinstance(content, dict) or content.get("version") != VERSION:
+    if not isinstance(content, dict) or content.get("version") not in (VERSION, WITH_RECIPES):
         version = content.get("version") if isinstance(content, dict) else None
-        raise FileError(f"'{path}' has format version {version!r}, this version of weightshare reads {VERSION}.")
+        raise FileError(
+            f"'{path}' has format version {version!r}, this version of weightshare reads {VERSION} and {WITH_RECIPES}."
+        )
     return content
 
 

@@ -1,6 +1,10 @@
-"""Saving and loading models whose weights are shared: each tensor once, ties by name, checked to the last bit."""
+"""Saving and loading models whose weights are shared: each tensor once, ties by name, checked to the last bit.
 
-from collections.abc import Mapping
+A weight of few values is stored as a codebook and packed labels (`compact`), whether a `Codebook` makes it or training
+left it so. What a `Codebook` makes is loaded as such; any other is dense again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,12 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
+from weightshare.files.compact import Coded, code, parts
 from weightshare.planning import APPLIED, Plan, applied_plans, record
+from weightshare.sharing import Clusters
 from weightshare.surgery import edit
 from weightshare.surgery.sites import unwrapped
+from weightshare.values.codebook import names
 from weightshare.verbs import refuse_untied
 
 KIND = "model"
@@ -19,6 +26,8 @@ KIND = "model"
 
 def save(model: nn.Module, path: str | Path) -> int:
     """Write a model's parameters and persistent buffers to a safetensors file, each tensor once.
+
+    Weights of few values take a codebook and packed labels, exact to the bit, where that is much smaller.
 
     Args:
         model: Any module, shared or folded. Plans that were applied to it are written too.
@@ -45,7 +54,20 @@ def save(model: nn.Module, path: str | Path) -> int:
     refuse_untied(model)
     owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
-    return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans})
+    coded: dict[str, Coded] = {}
+    for name in clustered(applied_plans(model)):
+        codebook, index = (owned.pop(part, None) for part in names(name))
+        if codebook is None or index is None:
+            raise ModelChanged(
+                f"'{name}' reads no codebook any more, though a plan says so. Call unshare_, or plan again."
+            )
+        coded[name] = Coded(codebook, index)
+    for name, tensor in list(owned.items()):
+        found = None if {*parts(name)} & {*owned, *aliases, *coded} else code(tensor)
+        if found is not None:
+            coded[name] = found
+            del owned[name]
+    return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded)
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -66,18 +88,20 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     """
     model = unwrapped(model)
     held = archive.read(path, KIND)
-    names = {**{name: name for name in held.tensors}, **held.aliases}
-    targets = _state(model)
-    _expect(str(path), held.tensors, names, targets)
-    plans = _plans(str(path), model, held.content.get("plans", []))
+    plans = _plans(str(path), held.content.get("plans", []))
+    tensors = _as_in_memory(str(path), held, plans)
+    sources = {**{name: name for name in tensors}, **held.aliases}
     with edit.transaction(model) as edits:
+        _decode(str(path), edits, plans, held)
+        _expect(str(path), tensors, sources, _state(model))
+        _expect_items(str(path), model, plans)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for alias, owner in held.aliases.items():
             if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
                 edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
                 edits.put(alias, parameters[owner])
         for name, target in _state(model).items():
-            edits.write(target, held.tensors[names[name]].to(target.device))
+            edits.write(target, tensors[sources[name]].to(target.device))
         for at, plan in plans:
             if plan not in model.get_submodule(at).__dict__.get(APPLIED, ()):
                 record(edits, at, plan)
@@ -167,14 +191,63 @@ def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], tar
             )
 
 
-def _plans(path: str, model: nn.Module, entries: object) -> list[tuple[str, Plan]]:
+def clustered(plans: Iterable[tuple[str, Plan]]) -> dict[str, tuple[Plan, Clusters]]:
+    """The weights that plans make from codebooks, by their path from the root, each with its plan and group."""
+    return {
+        group.under(at).items[0]: (plan, group.under(at))
+        for at, plan in plans
+        for group in plan.groups
+        if isinstance(group, Clusters)
+    }
+
+
+def _plans(path: str, entries: object) -> list[tuple[str, Plan]]:
     try:
-        plans = [(str(at), Plan.from_json(text)) for at, text in entries]  # type: ignore[union-attr]
-        for at, plan in plans:
-            part = model.get_submodule(at)
-            for tie in plan.ties:
-                for name in tie:
-                    part.get_parameter(name)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"'{path}' has a plan that does not fit the model: {error}") from error
-    return plans
+        return [(str(at), Plan.from_json(text)) for at, text in entries]  # type: ignore[union-attr]
+    except (TypeError, ValueError) as error:
+        raise FileError(f"'{path}' has a plan that cannot be read: {error}") from error
+
+
+def _expect_items(path: str, model: nn.Module, plans: Sequence[tuple[str, Plan]]) -> None:
+    """Every path that a plan shares is a weight of the model, be it a parameter or made from a codebook."""
+    for name in (name for at, plan in plans for group in plan.groups for name in group.under(at).items):
+        parent, _, last = name.rpartition(".")
+        try:
+            fits = isinstance(getattr(model.get_submodule(parent), last), Tensor)
+        except AttributeError:
+            fits = False
+        if not fits:
+            raise FileError(f"'{path}' has a plan that does not fit the model: it shares '{name}', which is no weight.")
+
+
+def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, Plan]]) -> dict[str, Tensor]:
+    """The tensors of a file under the names that a model has once its plans are applied."""
+    tensors = dict(held.tensors)
+    for name in clustered(plans):
+        if name not in held.coded:
+            raise FileError(f"'{path}' has a plan that clusters '{name}', and no codebook for it.")
+        del tensors[name]
+        tensors |= dict(zip(names(name), (held.coded[name].codebook, held.coded[name].index), strict=True))
+    return tensors
+
+
+def _decode(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]], held: archive.Archive) -> None:
+    """Make a model that is not shared yet read the codebooks of a file."""
+    there = clustered(applied_plans(edits.model))
+    for name, (plan, group) in clustered(plans).items():
+        if name not in there:
+            coded = held.coded[name]
+            got = (len(coded.codebook), tuple(coded.index.shape), coded.recipe()["dtype"])
+            if got != (group.clusters, group.shape, group.dtype):
+                raise FileError(
+                    f"'{path}' has a plan for '{name}' of {group.clusters:,} clusters, {group.shape} {group.dtype}, "
+                    f"and stores {got[0]:,} clusters, {got[1]} {got[2]}."
+                )
+            try:
+                if edit.parameter_at(edits.model, name).is_meta:
+                    raise FileError(
+                        f"Cannot load '{name}': the model is on the meta device. Call model.to_empty(device=...) first."
+                    )
+                plan.spec.read_(edits, group, coded.codebook, coded.index)  # pyright: ignore
+            except ModelChanged as error:
+                raise FileError(f"'{path}' does not fit the model: {error}") from error

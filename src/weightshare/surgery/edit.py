@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import copy
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from weightshare.errors import ModelChanged, ShapeMismatch, SpecError
 
@@ -29,11 +31,71 @@ class Transaction:
             path: Full path of a parameter.
             tensor: The parameter to read there from now on; the object itself, so that other paths may hold it too.
         """
+        owner, name, before = self._held(path)
+        self._undo.append(lambda: setattr(owner, name, before))
+        # setattr, not `_parameters`: recurrent layers keep a second list of their weights in step through it.
+        setattr(owner, name, tensor)
+
+    def decode(self, path: str, decoder: nn.Module, stored: nn.Parameter) -> None:
+        """Make a path read `decoder(stored)`, by torch's own parametrization, in place of the parameter that is there.
+
+        Args:
+            path: Full path of a parameter, of a module without other parametrizations than these.
+            decoder: Gives a tensor of the weight's shape and dtype; needs a `right_inverse`.
+            stored: The parameter that is trained instead.
+        """
+        owner, name, before = self._held(path)
+        if foreign_parametrizations(owner):
+            raise ModelChanged(f"'{path}' belongs to a module that is parametrized already: take that off first.")
+        place = list(owner._parameters).index(name)
+        self._remember_contents(owner)
+        if parametrize.is_parametrized(owner):
+            _own_class(owner)  # torch adds a property to it
+        # Torch writes into the parameter that it finds, so it finds a stand-in: the old one stays what it was.
+        owner._parameters[name] = nn.Parameter(before.detach().clone(), requires_grad=False)
+        parametrize.register_parametrization(owner, name, decoder)
+        chain = parametrization(owner, name)
+        chain.original = stored
+        chain.place = place  # pyright: ignore[reportAttributeAccessIssue] - where `undecode` puts it back
+
+    def undecode(self, path: str) -> None:
+        """Give a path that `decode` changed a parameter of its own again, which holds what was read there."""
+        self._refuse_reduced()
+        parent, _, name = path.rpartition(".")
+        owner = self.model.get_submodule(parent)
+        held: Any = getattr(owner, "parametrizations", {})
+        if name not in held or foreign_parametrizations(owner):
+            raise ModelChanged(
+                f"'{path}' does not read its stored values alone any more: the parametrization is gone, or another one "
+                "was put on this module. Take that off first."
+            )
+        chain = parametrization(owner, name)
+        with torch.no_grad():
+            value = getattr(owner, name).detach().clone()
+        weight = like_parameter(chain.original, value)
+        self._remember_contents(owner)
+        entries = list(owner._parameters.items())
+        entries.insert(getattr(chain, "place", 0), (name, weight))
+        # Not by torch's remove_parametrizations: it takes the property off a class that deep copies share.
+        if len(held) > 1:
+            del held[name]
+            _own_class(owner, without=name)
+        else:
+            del owner._modules["parametrizations"]
+            owner.__class__ = type(owner).__bases__[0]
+        owner._parameters.clear()
+        owner._parameters.update(entries)
+
+    def _refuse_reduced(self) -> None:
         if self._reduced:
             raise ModelChanged(
                 "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that "
                 "it was made with: share first, wrap then."
             )
+
+    def _held(self, path: str) -> tuple[nn.Module, str, nn.Parameter]:
+        """The module that holds a parameter, its name there, and the parameter."""
+        self._refuse_reduced()
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         before = owner.get_parameter(name)
@@ -42,9 +104,22 @@ class Transaction:
                 f"'{path}' belongs to another module, which {type(owner).__name__} wraps and shows under this name. "
                 "Take the wrapper off first (of PEFT: model.unload())."
             )
-        self._undo.append(lambda: setattr(owner, name, before))
-        # setattr, not `_parameters`: recurrent layers keep a second list of their weights in step through it.
-        setattr(owner, name, tensor)
+        return owner, name, before
+
+    def _remember_contents(self, module: nn.Module) -> None:
+        kind = type(module)
+        live_entries: list[dict[str, Any]] = [module._parameters, module._modules]
+        if parametrize.is_parametrized(module):
+            live_entries.append(module.get_submodule("parametrizations")._modules)
+        held = [(live, dict(live)) for live in live_entries]
+
+        def restore() -> None:
+            module.__class__ = kind
+            for live, before in held:
+                live.clear()
+                live.update(before)
+
+        self._undo.append(restore)
 
     def write(self, tensor: Tensor, value: Tensor) -> None:
         """Overwrite the numbers of a parameter or buffer, keeping the object, its storage and whoever reads it."""
@@ -151,6 +226,8 @@ def tie(edits: Transaction, ties: Sequence[Sequence[str]], compare: bool = True)
     """
     mended = []
     for owner_path, *alias_paths in ties:
+        if not alias_paths:
+            continue
         owner = parameter_at(edits.model, owner_path)
         for path in alias_paths:
             alias = parameter_at(edits.model, path)
@@ -200,6 +277,25 @@ def parameter_at(model: nn.Module, path: str) -> nn.Parameter:
         raise ModelChanged(
             f"{type(model).__name__} has no parameter '{path}': {error}. Plan for this model."
         ) from error
+
+
+def parametrization(owner: nn.Module, name: str) -> Any:
+    """What makes a parametrized tensor of a module: torch's list, of the class `ParametrizationList`."""
+    return owner.get_submodule(f"parametrizations.{name}")
+
+
+def foreign_parametrizations(owner: nn.Module) -> list[str]:
+    """Names of a module's parametrized tensors that `Transaction.decode` has not made, or not alone."""
+    held: Any = getattr(owner, "parametrizations", {}) if parametrize.is_parametrized(owner) else {}
+    return [name for name, chain in held.items() if len(chain) != 1 or not hasattr(chain, "place")]
+
+
+def like_parameter(model: nn.Parameter, value: Tensor) -> nn.Parameter:
+    """A parameter of other numbers, of the same class, `requires_grad` and attributes."""
+    made = Tensor._make_subclass(type(model), value, model.requires_grad)
+    for name, attribute in model.__dict__.items():
+        setattr(made, name, attribute)
+    return made
 
 
 def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
@@ -260,6 +356,13 @@ def same_numbers(left: object, right: object) -> bool:
     if type(left) in (Tensor, nn.Parameter) and type(right) in (Tensor, nn.Parameter):
         return same_bits(left, right)
     return torch.equal(left, right)  # distributed and other tensors know themselves how to compare
+
+
+def _own_class(module: nn.Module, without: str = "") -> None:
+    """Give a parametrized module a class that no copy of it shares, without one of its properties."""
+    kind = type(module)
+    entries = {name: entry for name, entry in vars(kind).items() if name not in ("__dict__", "__weakref__", without)}
+    module.__class__ = type(kind.__name__, kind.__bases__, entries)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _copy(tensor: Tensor, value: Tensor) -> None:

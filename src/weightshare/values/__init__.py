@@ -14,6 +14,10 @@
 | `convex.py` | convex clustering of rows, such as whole filters; `newton.py` is what it is solved with |
 | `graph.py` | total variation on a graph of scalars, by maximum flows |
 | `collisions.py` | the paper's three algorithms, for fidelity and comparison |
+| `choice.py` | which weights are meant where nobody says |
+| `clusters.py` | a weight as codebook and labels: its own values, k-means, quantiles |
+| `codebook.py` | `Codebook`: weights that read a codebook, and its gradient |
+| `measure.py` | distinct values, zeros and the penalty of each weight |
 | `solve.py` | linear regression with the penalty, three methods, a certificate |
 | `refine.py` | linear regression with rewinding; least squares on found clusters |
 """

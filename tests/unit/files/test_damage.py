@@ -142,7 +142,7 @@ def test_another_kind(tmp_path: Path) -> None:
         ws.load(tmp_path / "m", network())
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_version(version: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as later:
         later.setattr(archive, "VERSION", version)

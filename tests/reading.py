@@ -1,0 +1,26 @@
+"""Files with codebooks read by safetensors and torch alone: the slow twin of `weightshare.files.compact`."""
+
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+import torch
+from torch import Tensor
+
+
+def unpacked(packed: Tensor, bits: int, count: int) -> Tensor:
+    """Labels bit by bit: `bits` of them each, the lowest first, from a stream of bytes, the lowest bit first."""
+    stream = (packed.long()[:, None] >> torch.arange(8)) & 1
+    return (stream.reshape(-1)[: count * bits].view(count, bits) << torch.arange(bits)).sum(1)
+
+
+def rebuilt(path: str | Path) -> dict[str, Tensor]:
+    """Every tensor that is stored, dense."""
+    with safe_open(path, "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        recipes = json.loads(file.metadata()["weightshare"]).get("recipes", {})
+    for name, recipe in recipes.items():
+        codebook, packed = held.pop(f"{name}.codebook"), held.pop(f"{name}.index")
+        count = torch.Size(recipe["shape"]).numel()
+        held[name] = codebook[unpacked(packed, recipe["bits"], count)].view(recipe["shape"])
+    return held
