@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from weightshare._table import render
 from weightshare.analysis.report import report as report_on
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
 from weightshare.files.checkpoint import save
+from weightshare.files.sizes import sizes
 from weightshare.models.by_name import build
 from weightshare.training.recipe import RunConfig, Share, read_yaml, strict
 from weightshare.verbs import fold as fold_model
@@ -191,6 +193,11 @@ def fold(
     size, numbers = save(small, path), report_on(small)
     print(f"{path}: {size:,} bytes, {numbers.stored:,} stored numbers that {numbers.logical:,} places read.")
     print(f"Largest change of an output by folding: {output_difference(model, small, data):.1e}.")
+    coded = [one for one in sizes(path) if one.index]
+    if coded:
+        columns = ("weight", "dense bytes", "codebook", "+ labels", "of dense")
+        rows = [(c.name, c.dense, c.codebook, c.index, f"{c.stored / c.dense:.1%}") for c in coded]
+        print(f"\nStored as codebook and labels:\n\n{render(columns, rows, numbers=columns[1:])}")
 
 
 @app.command()

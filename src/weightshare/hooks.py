@@ -10,11 +10,10 @@ import math
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weightshare._typing import Where
 from weightshare.errors import OptimizerMismatch, SpecError
-from weightshare.surgery.sites import Site, describe, plain, select, sites
+from weightshare.surgery.sites import Site
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -24,8 +23,7 @@ class Handle(ABC):
 
     Args:
         optimizer: A torch optimizer, or a wrapper that holds one as `.optimizer`.
-        model: The model that it trains.
-        where: By the rule of `plan`; `None` is every weight of a linear or convolutional layer.
+        sites: The parameters that it works on.
         spec: What is attached; its text is kept in the state.
 
     Raises:
@@ -33,15 +31,14 @@ class Handle(ABC):
             stand for parts of others (FSDP1, ZeRO), or averages its weights by itself (schedule-free).
         SpecError: If a parameter is complex, sparse, of half precision without a float32 master, or has a handle of
             this kind already.
-        NoMatch: If the pattern matches nothing.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where, spec: object) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, sites: Sequence[Site], spec: object) -> None:
         self.optimizer = innermost(optimizer)
         self.spec = spec
         name = type(spec).__name__
         _refuse_averaging(self.optimizer, name)
-        self.sites = trained_weights(model, where, name)
+        self.sites = tuple(sites)
         groups = {id(p): i for i, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
         self._groups: list[int] = []
         for site in self.sites:
@@ -139,45 +136,6 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
     if not isinstance(one, torch.optim.Optimizer):
         raise SpecError(f"Cannot attach to {type(optimizer).__name__}: need a torch optimizer, or what holds one.")
     return one
-
-
-def trained_weights(model: nn.Module, where: Where, what: str) -> tuple[Site, ...]:
-    """The sites that a pattern means for what works on scalars.
-
-    Args:
-        model: Any module.
-        where: By the rule of `plan`; `None` is every trainable weight of two or more dimensions of a linear or
-            convolutional layer, never of a norm or an embedding.
-        what: Who asks, for messages.
-
-    Raises:
-        NoMatch: If the pattern matches nothing.
-        SpecError: If there is no such weight, or the pattern names one that is frozen.
-    """
-    model = plain(model)
-    found = sites(model)
-    if where is None:
-        chosen = tuple(site for site in found if site.tensor.requires_grad and _is_map(model, site))
-        if not chosen:
-            raise SpecError(f"{what}: {type(model).__name__} has no trainable weight of a Linear or Conv layer.")
-        return chosen
-    chosen = select(found, where)
-    frozen = [site.path for site in chosen if not site.tensor.requires_grad]
-    if frozen:
-        raise SpecError(
-            f"{what}: '{frozen[0]}' is frozen: no step changes it. Leave it out of where={describe(where)}."
-        )
-    return chosen
-
-
-def layer_of(model: nn.Module, site: Site) -> nn.Module:
-    """The module that holds the parameter itself, by its first path."""
-    return plain(model).get_submodule(site.path.rpartition(".")[0])
-
-
-def _is_map(model: nn.Module, site: Site) -> bool:
-    layer, name = layer_of(model, site), site.path.rpartition(".")[2]
-    return isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and name == "weight" and site.tensor.ndim >= 2
 
 
 def _refuse(site: Site, name: str) -> None:

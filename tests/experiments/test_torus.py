@@ -47,11 +47,11 @@ def test_every_row_of_the_table(tmp_path):
 
 @pytest.mark.usefixtures("_small")
 def test_the_sweep_measures_on_held_out_training_images(tmp_path):
-    rows = ["plain", "rewind-0.98-to-0"]
+    rows = ["plain", "rewind-0.98-to-0.9"]
     results = sweep(tmp_path / "runs", tmp_path / "results", rows, data="digits", echo=lambda _: None)
     assert [result.metric for result in results] == ["validation_accuracy"] * 2
     assert results[1].config["prepare"]["validation"] == 0.1
-    assert results[1].config["train"]["regularise"][0]["rewind_to"] == 0.0
+    assert results[1].config["train"]["regularise"][0]["rewind_to"] == 0.9
     assert results[1].paper_value is None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from weightshare._table import shape_text
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.planning import Plan
+from weightshare.sharing import Clusters
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
 
@@ -154,15 +155,22 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
     sections = []
     for plan in plans:
         left_out = f" Left out: {len(plan.left_out)} parameters." if plan.left_out else ""
+        layers = plan.spec.kind is not Clusters
         sections.append(
             Section(
                 "What is shared",
                 text=f"{plan.spec!r} where {plan.where}: {plan.stored_before:,} stored numbers become "
                 f"{plan.stored_after:,}.{left_out}",
-                picture=svg(draw_assignment(plan), "Which layer reads which slot, for each group of parameters"),
-                columns=("group", "weight", "layers", "slots", "stored before", "after"),
+                picture=svg(draw_assignment(plan), "Which layer reads which slot, for each group of parameters")
+                if layers
+                else "",
+                columns=("group", "weight", "layers", "slots", "stored before", "after")
+                if layers
+                else plan.spec.kind.columns,
                 rows=[
                     (g.name, shape_text(g.shape), len(g.items), g.assignment.slots, g.stored_before, g.stored_after)
+                    if layers
+                    else g.row
                     for g in plan.groups
                 ],
             )

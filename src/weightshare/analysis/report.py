@@ -8,6 +8,7 @@ from torch import nn
 
 from weightshare._table import render, run_text, shape_text
 from weightshare.planning import applied_plans, from_root
+from weightshare.sharing import Clusters
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
 from weightshare.surgery.sites import sites, unwrapped
@@ -35,6 +36,25 @@ class SharedGroup:
 
 
 @dataclass(frozen=True)
+class Clustered:
+    """One weight that reads a codebook.
+
+    Args:
+        name: Its path.
+        shape: Of the weight.
+        values: Of the codebook.
+        bits: Of one label on file.
+        index_bytes: What the labels take in memory.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: int
+    bits: int
+    index_bytes: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Numbers of a model; made by `report`, printed as a table or written as JSON.
 
@@ -47,6 +67,7 @@ class Report:
         buffer_bytes: Memory of the buffers.
         macs: Multiply-accumulates of one forward pass on the example input, or `None` without one.
         groups: What the applied plans share.
+        codebooks: Weights that read codebooks.
         other_ties: Parameters that several paths read and no plan speaks of, such as an embedding and a head.
     """
 
@@ -58,6 +79,7 @@ class Report:
     buffer_bytes: int
     macs: int | None
     groups: tuple[SharedGroup, ...]
+    codebooks: tuple[Clustered, ...]
     other_ties: tuple[tuple[str, ...], ...]
 
     def to_json(self) -> str:
@@ -95,6 +117,10 @@ class Report:
                     numbers=("layers", "slots"),
                 ),
             ]
+        if self.codebooks:
+            columns = ("weight", "shape", "values", "bits a label", "labels in memory")
+            listed = [(c.name, shape_text(c.shape), c.values, c.bits, c.index_bytes) for c in self.codebooks]
+            text += ["", render(columns, listed, numbers=columns[2:])]
         if not all(group.intact for group in self.groups):
             text.append("Ties have come undone: call weightshare.retie_(model).")
         text += [f"Also one parameter: {run_text(tie, 6)}" for tie in self.other_ties]
@@ -123,10 +149,15 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         (24, 48, 36)
     """
     model = unwrapped(model)
-    groups, planned = [], set[str]()
+    groups, codebooks, planned, decoded = [], [], set[str](), 0
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)
         for group in plan.groups:
+            if isinstance(group, Clusters):
+                name = from_root(at, group.name)
+                codebooks.append(Clustered(name, group.shape, group.clusters, group.bits, group.index_memory))
+                decoded += group.numel - group.clusters
+                continue
             intact = all(
                 parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in group.ties for other in rest
             )
@@ -138,11 +169,12 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
     return Report(
         model=type(model).__name__,
         stored=counts.stored,
-        logical=counts.logical,
+        logical=counts.logical + decoded,
         distinct=distinct_values(model),
         bytes=counts.bytes,
         buffer_bytes=counts.buffer_bytes,
         macs=None if example_input is None else macs(model, example_input),
         groups=tuple(groups),
+        codebooks=tuple(codebooks),
         other_ties=tuple(site.names for site in sites(model) if site.aliases and not planned.intersection(site.names)),
     )

@@ -14,7 +14,7 @@ from weightshare.depth import topology
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
-from weightshare.training.regularise import Regularise
+from weightshare.training.regularise import Cluster, Regularise
 
 OrderName = Literal["sequential", "strided", "random"]
 PrecisionName = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -130,6 +130,7 @@ class RunConfig:
         image_size: Side of the square that images of a folder are cut to, in pixels, or nothing.
         init: A file of `weightshare.save` whose weights the model starts from, before it is shared.
         share: What is shared, in order; nothing for a plain network.
+        codebook: Which weights read codebooks, in order, once layers share.
         train: The schedule.
         seed: Of the weights, the order of the data, and everything else that is drawn.
         device: `auto`, `cpu`, `cuda` or another accelerator of Lightning Fabric.
@@ -152,6 +153,7 @@ class RunConfig:
     image_size: int | None = None
     init: str | None = None
     share: list[Share] = field(default_factory=list)
+    codebook: list[Cluster] = field(default_factory=list)
     train: Recipe = field(default_factory=Recipe)
     seed: int = 0
     device: str = "auto"

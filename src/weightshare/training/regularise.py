@@ -1,10 +1,11 @@
-"""Regularisers by name, as a configuration holds them."""
+"""What works on scalars, by name, as a configuration holds it: regularisers, and codebooks."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from weightshare.errors import ConfigError
 from weightshare.values.baselines import BetaLasso, Subgradient
+from weightshare.values.codebook import Codebook
 from weightshare.values.proximal import Proximal, Ramp
 
 Kind = Literal["proximal", "subgradient", "beta_lasso"]
@@ -64,3 +65,35 @@ class Regularise:
         return Proximal(
             self.strength, self.l1, rewind, self.every, self.granularity, self.exact_every, self.l1_per_step
         )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Weights that read codebooks, and where; see `weightshare.Codebook`.
+
+    Args:
+        clusters: Values of each weight; nothing for those that it has.
+        init: `kmeans` or `quantiles`.
+        gradient: `mean` or `sum` of the members' gradients.
+        zeros: `train` or `keep`.
+        seed: Of k-means.
+        where: A glob, a list of globs, or nothing for the weights of linear and convolutional layers.
+
+    Raises:
+        SpecError: If a value is out of its range.
+    """
+
+    clusters: int | None = None
+    init: Literal["kmeans", "quantiles"] = "kmeans"
+    gradient: Literal["mean", "sum"] = "mean"
+    zeros: Literal["train", "keep"] = "train"
+    seed: int = 0
+    where: str | list[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.spec  # noqa: B018 - it refuses what is out of range
+
+    @property
+    def spec(self) -> Codebook:
+        """The spec that the names stand for."""
+        return Codebook(self.clusters, self.init, self.gradient, self.zeros, self.seed)

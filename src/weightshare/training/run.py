@@ -158,7 +158,7 @@ def prepared(config: RunConfig, data: Data) -> tuple[nn.Module, list[Plan]]:
     if config.init is not None:
         load(config.init, model)
     plans = []
-    for share in config.share:
+    for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)
         made.apply_(model)
         plans.append(made)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from weightshare._typing import Where
 from weightshare.errors import SpecError
 from weightshare.hooks import Handle, expect_number
+from weightshare.surgery.count import distinct
+from weightshare.values.choice import trained_weights
 from weightshare.values.pairwise import pairwise_penalty, pairwise_subgradient
 from weightshare.values.shards import local_part
 
@@ -43,7 +45,7 @@ class Subgradient:
 
     def attach_(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where = None) -> "SubgradientHandle":
         """Run before every step of an optimizer from now on; arguments and errors as for `Proximal.attach_`."""
-        return SubgradientHandle(optimizer, model, where, self)
+        return SubgradientHandle(optimizer, trained_weights(model, where, "Subgradient"), self)
 
 
 class Baseline(Handle):
@@ -56,7 +58,7 @@ class Baseline(Handle):
             weights = _whole(site.tensor)
             rows[site.path] = {
                 "weights": weights.numel(),
-                "distinct": weights.unique().numel(),
+                "distinct": distinct(weights),
                 "zero": int((weights == 0).sum()),
                 "penalty": float(pairwise_penalty(weights)),
             }
@@ -97,7 +99,7 @@ class BetaLasso:
 
     def attach_(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where = None) -> "BetaLassoHandle":
         """Run around every step of an optimizer from now on; arguments and errors as for `Proximal.attach_`."""
-        return BetaLassoHandle(optimizer, model, where, self)
+        return BetaLassoHandle(optimizer, trained_weights(model, where, "BetaLasso"), self)
 
 
 class BetaLassoHandle(Baseline):

@@ -209,5 +209,7 @@ def _scipy() -> tuple[Any, Any]:
         from scipy import sparse
         from scipy.sparse import csgraph
     except ImportError as error:
-        raise ConfigError(f"prox_graph finds maximum flows with scipy ({error}): pip install scipy.") from error
+        raise ConfigError(
+            f"prox_graph finds maximum flows with scipy ({error}): pip install 'weightshare[graph]'."
+        ) from error
     return csgraph, sparse

@@ -14,8 +14,8 @@ from weightshare.errors import NoMatch
 from weightshare.planning import applied_plans
 from weightshare.sharing import Clusters
 from weightshare.surgery.count import distinct
-from weightshare.surgery.sites import Site, describe, select, sites, unwrapped
-from weightshare.values.choice import not_a_layer
+from weightshare.surgery.sites import describe, select, sites, unwrapped
+from weightshare.values.choice import is_layer
 from weightshare.values.codebook import names
 from weightshare.values.pairwise import pairwise_penalty
 
@@ -77,12 +77,8 @@ def _weights(model: nn.Module, where: Where) -> Iterator[tuple[str, Tensor]]:
         if site.path in made:
             parent, _, name = made[site.path].rpartition(".")
             yield made[site.path], getattr(model.get_submodule(parent), name).detach()
-        elif site.tensor.is_floating_point() and (where is not None or _is_layer(site)):
+        elif site.tensor.is_floating_point() and (where is not None or is_layer(site)):
             yield site.path, site.tensor.detach()
-
-
-def _is_layer(site: Site) -> bool:
-    return site.tensor.ndim >= 2 and not not_a_layer(site)
 
 
 def _row(path: str, w: Tensor) -> ValueSharing:

@@ -29,8 +29,9 @@ from torch.nn.functional import softshrink
 
 from weightshare._typing import Where
 from weightshare.errors import SpecError
-from weightshare.hooks import Handle, expect_count, expect_number, layer_of
+from weightshare.hooks import Handle, expect_count, expect_number
 from weightshare.values.binned import prox_pairwise_binned
+from weightshare.values.choice import layer_of, trained_weights
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.particles import Granularity, Particles, expect_granularity
 from weightshare.values.prox import prox_clusters, prox_pairwise
@@ -161,7 +162,7 @@ class ProximalHandle(Handle):
     spec: Proximal
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where, spec: Proximal) -> None:
-        super().__init__(optimizer, model, where, spec)
+        super().__init__(optimizer, trained_weights(model, where, "Proximal"), spec)
         try:
             if not isinstance(spec.granularity, str) and len(self.sites) > 1:
                 raise SpecError(

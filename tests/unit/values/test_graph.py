@@ -144,5 +144,5 @@ def test_bad_input(what):
 
 def test_without_scipy_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ConfigError, match="pip install scipy"):
+    with pytest.raises(ConfigError, match="pip install 'weightshare\\[graph\\]'"):
         prox_graph(W, chain(3), None, 0.1)
