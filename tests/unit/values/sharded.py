@@ -21,7 +21,8 @@ ROWS, COLUMNS = 211, 307
 
 
 def whole(seed: int = 0) -> torch.Tensor:
-    return 0.05 * torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed))
+    """Of double precision, in which no two clusters round to one number."""
+    return 0.05 * torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def check_close(parameter: torch.Tensor, wanted: torch.Tensor, atol: float) -> None:
