@@ -22,7 +22,7 @@ def _small(monkeypatch):
 @pytest.mark.usefixtures("_small")
 def test_every_row_of_the_table(tmp_path):
     said = []
-    rows = {row: [0] for row in settings.ROWS} | {"plain": [0, 1]}
+    rows = {row: [0] for row in settings.ROWS} | {"plain": [0, 1], "regularised-256": [0]}
     results = torus(tmp_path / "runs", rows, tmp_path / "results", data="digits", echo=said.append)
     folder = tmp_path / "results" / "shakerinava2023" / "torus"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -37,6 +37,9 @@ def test_every_row_of_the_table(tmp_path):
     assert by_row["regularised"].numbers["distinct_share"] <= 1
     assert by_row["l1"].numbers.keys() >= {"distinct_share", "zero_share", "penalty"}
     assert 9 / 16 < by_row["plain"].numbers["window_energy"] <= 1
+    retrained = by_row["regularised-256"]
+    assert retrained.numbers["stored"] < by_row["regularised"].numbers["stored"]
+    assert retrained.numbers["folded_file_bytes"] < by_row["regularised"].numbers["folded_file_bytes"]
     curves = json.loads((folder / "curves.json").read_text())
     assert len(curves["plain"]) == 2
     assert len(curves["subgradient"][0]["distinct_share"]) == 2

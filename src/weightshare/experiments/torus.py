@@ -16,7 +16,8 @@ from typing import Any
 from weightshare.errors import ConfigError
 from weightshare.training.data import Prepare
 from weightshare.training.recipe import Recipe, RunConfig
-from weightshare.training.regularise import Regularise
+from weightshare.training.regularise import Cluster, Regularise
+from weightshare.training.run import MODEL
 
 PAPER, TABLE, SWEEP_TABLE = "shakerinava2023", "torus", "torus-sweep"
 WIDTHS = "4/8"
@@ -34,6 +35,7 @@ ROWS: dict[str, tuple[str, list[Regularise], bool]] = {
     "plain": ("torus-mlp", [], False),
     "cnn": ("torus-cnn", [], False),
     "regularised": ("torus-mlp", proximal(1e-3, 1e-4), False),
+    "rewound": ("torus-mlp", proximal(1e-2, 1e-3, rewind=0.98), False),
     "l1": ("torus-mlp", [Regularise(l1=1e-4, where=list(LAYERS))], False),
     "beta-lasso": ("torus-mlp", [Regularise("beta_lasso", strength=1e-5, where=list(LAYERS))], False),
     "subgradient": (
@@ -63,14 +65,29 @@ SWEEP: dict[str, tuple[str, list[Regularise]]] = {
 """For each row of the sweep the network and what regularises it."""
 
 
+RETRAINED: dict[str, tuple[str, Cluster]] = {
+    "regularised-256": ("regularised", Cluster(256, where=list(LAYERS))),
+    "plain-256": ("plain", Cluster(256, where=list(LAYERS))),
+    "rewound-own": ("rewound", Cluster(None, where=list(LAYERS))),
+}
+"""For each further row the row that it starts from, and the clusters that are frozen: 256 of k-means, or its own."""
+RETRAIN_EPOCHS = 40
+
+
 def config(row: str, seed: int, out: str | Path, data: str = "mnist", data_dir: str | None = None) -> RunConfig:
-    """The configuration of one training of the table.
+    """The configuration of one training of the table; one that retrains needs the run that it starts from.
 
     Raises:
         ConfigError: If there is no such row.
     """
-    network, regularise, shuffle = _found(ROWS, row)
     folder = str(Path(out) / f"{row}-seed{seed}")
+    if row in RETRAINED:
+        start, cluster = RETRAINED[row]
+        before = config(start, seed, out, data, data_dir)
+        recipe = replace(RECIPE, epochs=min(RETRAIN_EPOCHS, RECIPE.epochs))
+        init = str(Path(before.out) / MODEL)
+        return replace(before, init=init, codebook=[cluster], train=recipe, out=folder)
+    network, regularise, shuffle = _found(ROWS, row, RETRAINED)
     return _config(network, regularise, replace(PREPARE, shuffle=shuffle), RECIPE, seed, folder, data, data_dir)
 
 
@@ -108,7 +125,7 @@ def _config(
     )
 
 
-def _found(rows: Mapping[str, Any], row: str) -> Any:
+def _found(rows: Mapping[str, Any], row: str, others: Mapping[str, Any] | None = None) -> Any:
     if row not in rows:
-        raise ConfigError(f"There is no row {row!r}: need one of {', '.join(rows)}.")
+        raise ConfigError(f"There is no row {row!r}: need one of {', '.join((*rows, *(others or {})))}.")
     return rows[row]
