@@ -57,6 +57,7 @@ SWEEP: dict[str, tuple[str, list[Regularise]]] = {
     **{f"rewind-{r:g}-strength-{a:g}": ("torus-mlp", proximal(a, a / 10, rewind=r)) for r, a in (
         (0.5, 1e-3), (0.9, 1e-3), (0.9, 1e-2), (0.98, 1e-2), (0.98, 1e-1), (0.998, 1.0)
     )},
+    **{f"every-{k}-strength-0.001": ("torus-mlp", proximal(1e-3, 1e-4, every=k)) for k in (70, 700)},
     "rewind-0.98-to-0.9": ("torus-mlp", proximal(1e-2, 1e-3, rewind=0.98, rewind_to=0.9)),
     **{f"l1-{s:g}": ("torus-mlp", [Regularise(l1=s, where=list(LAYERS))]) for s in (1e-4, 1e-3)},
     **{f"beta-lasso-{s:g}": ("torus-mlp", [Regularise("beta_lasso", strength=s, where=list(LAYERS))])

@@ -16,7 +16,10 @@ PACKAGES = (
     "safetensors",
     "lightning-fabric",
     "kornia",
+    "matplotlib",
+    "numba",
     "scikit-learn",
+    "scipy",
     "timm",
     "transformers",
 )
