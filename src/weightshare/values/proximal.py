@@ -264,6 +264,9 @@ class ProximalHandle(Handle):
     ) -> Tensor:
         part, group = local_part(parameter)
         part = part.permute(sorted(range(part.ndim), key=part.stride, reverse=True))  # channels last lie so, too
+        nothing_meets = not self.spec.strength and not self.spec.rewind and isinstance(self.spec.granularity, str)
+        if nothing_meets and not label:
+            return _thresholded(part, self._threshold(length))
         sort_free = particles.whole and not exact and not label
         if sort_free and part.is_contiguous() and (group is not None or part.numel() >= SORT_FREE_FROM):
             strength, l1, rewind = self.spec.strength * length, self._threshold(length), self.spec.rewind_at(self.steps)
@@ -310,6 +313,13 @@ def _rewound(old: Tensor, new: Tensor, clusters: Tensor, rewind: float) -> Tenso
     sums = torch.zeros(count, dtype=torch.float64, device=old.device).index_add_(0, clusters, old.double())
     means = (sums / clusters.bincount(minlength=count)).to(old.dtype)[clusters]
     return means + (1 - rewind) * (new - means)
+
+
+def _thresholded(part: Tensor, threshold: float) -> Tensor:
+    """The soft threshold in place, of weights that are finite."""
+    if not bool(part.isfinite().all()):
+        raise SpecError("a weight is NaN or infinite. Find out why before you share; nothing was changed.")
+    return part.copy_(softshrink(part, threshold)) if threshold else part
 
 
 def _penalty(flat: Tensor, particles: Particles) -> float:

@@ -10,6 +10,8 @@ from tests.particles import KINDS, each_kernel, exact, weights  # noqa: F401
 from tests.support import bits
 import weightshare as ws
 from weightshare import kernels
+from weightshare.errors import SpecError
+from weightshare.values.prox import prox_clusters
 
 PART = 7_001
 
@@ -124,3 +126,42 @@ def test_two_processes_get_what_one_gets(kind, tmp_path):
     assert bytes.fromhex(parts[0][0]) + bytes.fromhex(parts[1][0]) == bits(z)
     assert [float.fromhex(part[1]) for part in parts] == [bound, bound]
     assert all("NaN or infinite" in part[2] for part in parts)
+
+
+@pytest.mark.usefixtures("each_kernel")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_threshold_and_rewinding_stay_within_the_bound(kind):
+    for step, l1, rewind in (
+        (1e-3, 1e-2, 0.0),
+        (1e-2, 0.0, 0.5),
+        (1e-2, 3e-2, 0.98),
+        (0.0, 1e-2, 1.0),
+        (0.1, 0.1, 1.0),
+    ):
+        w = weights(kind, 5_003, step=step)
+        new, clusters = prox_clusters(w, step)
+        count = int(clusters.max()) + 1
+        old = torch.zeros(count, dtype=torch.float64).index_add(0, clusters, w) / clusters.bincount()
+        soft = new.sign() * (new.abs() - l1).clamp_min(0)
+        wanted = torch.where((soft == 0) & (new != 0), 0.0, old[clusters] + (1 - rewind) * (soft - old[clusters]))
+        z, bound = ws.prox_pairwise_binned(w, step, bins=257, l1=l1, rewind=rewind)
+        assert float((z - wanted).abs().max()) <= bound
+        width = max(float(w.max() - w.min()) / 257, 1e-12)
+        assert bound <= 2.001 * width + 2 * rewind * (step + l1) + 1e-12 * float(w.abs().max())
+
+
+def test_what_the_threshold_takes_is_zero_exactly():
+    w = weights("normal", 10_007)
+    z, _ = ws.prox_pairwise_binned(w, 1e-4, bins=257, l1=0.02, rewind=0.9)
+    assert 1000 < int((z == 0).sum()) < 9000
+    assert torch.equal(ws.prox_pairwise_binned(torch.full((5,), 0.3), 0.1, l1=0.5)[0], torch.zeros(5))
+    assert torch.allclose(
+        ws.prox_pairwise_binned(torch.full((5,), 0.3), 0.1, l1=0.1, rewind=0.5)[0], torch.full((5,), 0.25)
+    )
+    assert ws.prox_pairwise_binned(torch.empty(0), 0.1, l1=0.1, rewind=0.5)[0].shape == (0,)
+
+
+@pytest.mark.parametrize("wrong", [{"l1": -1.0}, {"l1": float("nan")}, {"rewind": 1.01}, {"rewind": -0.1}])
+def test_thresholds_and_rewinding_out_of_range(wrong):
+    with pytest.raises(SpecError, match="prox_pairwise_binned"):
+        ws.prox_pairwise_binned(torch.randn(5), 0.1, **wrong)
