@@ -99,9 +99,11 @@ def prox_pairwise_binned(
     flat = flat.to(flat.device if flat.device.type in ("cpu", "cuda") else "cpu", check.width(w.dtype))
     low, high = _range(flat, group, what)
     if low >= high or not (step or l1):  # no weight at all has an infinite range
+        ended = flat
         if l1 and flat.numel():
-            flat = flat.new_full(flat.shape, _ways(np.array([low]), np.array([low]), l1, rewind)[0])
-        return _filled(w, out, lambda answer: answer.copy_(flat), flat), 0.0
+            ended = flat.new_full(flat.shape, _ways(np.array([low]), np.array([low]), l1, rewind)[0])
+        bound = 2 * abs(low) * torch.finfo(w.dtype).eps if ended is not flat else 0.0
+        return _filled(w, out, lambda answer: answer.copy_(ended), flat), bound
     scale = (bins << UNIT) / (high - low)
     if not math.isfinite(scale) or not scale:
         raise SpecError(f"{what}: from {low} to {high} is no range that can be cut into bins. Call prox_pairwise.")

@@ -145,9 +145,10 @@ def test_the_threshold_and_rewinding_stay_within_the_bound(kind):
         soft = new.sign() * (new.abs() - l1).clamp_min(0)
         wanted = torch.where((soft == 0) & (new != 0), 0.0, old[clusters] + (1 - rewind) * (soft - old[clusters]))
         z, bound = ws.prox_pairwise_binned(w, step, bins=257, l1=l1, rewind=rewind)
-        assert float((z - wanted).abs().max()) <= bound
+        rounding = 1e-12 * float(w.abs().max())  # of the twin
+        assert float((z - wanted).abs().max()) <= bound + rounding
         width = max(float(w.max() - w.min()) / 257, 1e-12)
-        assert bound <= 2.001 * width + 2 * rewind * (step + l1) + 1e-12 * float(w.abs().max())
+        assert bound <= 2.001 * width + 2 * rewind * (step + l1) + rounding
 
 
 def test_what_the_threshold_takes_is_zero_exactly():
