@@ -52,7 +52,7 @@ SWEEP: dict[str, tuple[str, list[Regularise]]] = {
     "plain": ("torus-mlp", []),
     "cnn": ("torus-cnn", []),
     **{f"strength-{a:g}-{b:g}": ("torus-mlp", proximal(a, b)) for a, b in (
-        (1e-4, 1e-5), (3e-4, 3e-5), (1e-3, 1e-4), (3e-3, 3e-4), (1e-3, 1e-3)
+        (1e-4, 1e-5), (3e-4, 3e-5), (1e-3, 1e-4), (3e-3, 3e-4), (1e-2, 1e-3), (1e-3, 1e-3)
     )},
     **{f"rewind-{r:g}-strength-{a:g}": ("torus-mlp", proximal(a, a / 10, rewind=r)) for r, a in (
         (0.5, 1e-3), (0.9, 1e-3), (0.9, 1e-2), (0.98, 1e-2), (0.98, 1e-1), (0.998, 1.0)
