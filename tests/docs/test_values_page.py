@@ -1,6 +1,7 @@
 """docs/values.md says what is so: its code runs, its configuration is one, what it names is there."""
 
 import re
+import runpy
 
 from tests.support import ROOT
 from weightshare.training.recipe import RunConfig, strict
@@ -41,3 +42,8 @@ def test_tests_and_modules_that_it_names_are_there():
 def test_links_and_pictures_lead_to_files():
     targets = [target for target in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE) if "://" not in target]
     assert [target for target in targets if not (ROOT / "docs" / target).exists()] == []
+
+
+def test_the_tables_are_those_of_the_committed_results():
+    script = runpy.run_path(str(ROOT / "docs" / "refresh_values.py"))
+    assert script["filled"](PAGE) == PAGE

@@ -60,6 +60,7 @@ SWEEP: dict[str, tuple[str, list[Regularise]]] = {
     **{f"every-{k}-strength-0.001": ("torus-mlp", proximal(1e-3, 1e-4, every=k)) for k in (70, 700)},
     "rewind-0.98-to-0.9": ("torus-mlp", proximal(1e-2, 1e-3, rewind=0.98, rewind_to=0.9)),
     **{f"l1-{s:g}": ("torus-mlp", [Regularise(l1=s, where=list(LAYERS))]) for s in (1e-4, 1e-3)},
+    "l1-0.001-0.0001": ("torus-mlp", [Regularise(l1=s, where=at) for s, at in zip((1e-3, 1e-4), LAYERS, strict=True)]),
     **{f"beta-lasso-{s:g}": ("torus-mlp", [Regularise("beta_lasso", strength=s, where=list(LAYERS))])
        for s in (1e-5, 1e-4)},
 }  # fmt: skip
