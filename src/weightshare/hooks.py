@@ -184,9 +184,3 @@ def expect_count(what: str, value: object, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise SpecError(f"{what}={value!r}: need a whole number of at least {low}.")
     return value
-
-
-def expect_paths(what: str, given: Sequence[object], needed: int) -> None:
-    """Refuse a list that does not have one entry for each parameter."""
-    if len(given) != needed:
-        raise SpecError(f"{what}: got {len(given)}, need one for each of {needed} parameters.")
