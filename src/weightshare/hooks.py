@@ -6,14 +6,17 @@ an optimizer drops its hooks, so whoever owns the loop keeps the handles: `fit` 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+import hashlib
 import math
+import sys
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from weightshare.errors import OptimizerMismatch, SpecError
-from weightshare.surgery.sites import Site
+from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
+from weightshare.surgery.sites import Site, plain
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -23,34 +26,29 @@ class Handle(ABC):
 
     Args:
         optimizer: A torch optimizer, or a wrapper that holds one as `.optimizer`.
+        model: The model that it trains, in which `sites` were found.
         sites: The parameters that it works on.
-        spec: What is attached; its text is kept in the state.
+        spec: What is attached.
 
     Raises:
-        OptimizerMismatch: If no group of the optimizer holds a parameter that was chosen, or it holds parameters that
-            stand for parts of others (FSDP1, ZeRO), or averages its weights by itself (schedule-free).
-        SpecError: If a parameter is complex, sparse, of half precision without a float32 master, or has a handle of
-            this kind already.
+        OptimizerMismatch: If no group of the optimizer holds a parameter that was chosen, or one has no learning rate;
+            if it holds parameters that stand for parts of others (FSDP1, ZeRO), averages its weights by itself
+            (schedule-free), or is of a kind that runs no hooks.
+        SpecError: If a parameter is complex, sparse, of half precision without a float32 master, is decoded before it
+            is read, or has a handle of this kind already.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, sites: Sequence[Site], spec: object) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, sites: Sequence[Site], spec: object) -> None:
         self.optimizer = innermost(optimizer)
-        self.spec = spec
+        self.model, self.spec, self.sites = plain(model), spec, tuple(sites)
         name = type(spec).__name__
-        _refuse_averaging(self.optimizer, name)
-        self.sites = tuple(sites)
-        groups = {id(p): i for i, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
-        self._groups: list[int] = []
+        _refuse_kind(self.optimizer, name)
         for site in self.sites:
             _refuse(site, name)
-            if id(site.tensor) not in groups:
-                raise OptimizerMismatch(
-                    f"{name}: '{site.path}' is in no group of the optimizer, so it has no learning rate. Attach to the "
-                    "optimizer that trains it, or leave it out of where=."
-                )
-            self._groups.append(groups[id(site.tensor)])
+        self._owners()
         self._refuse_twice(name)
         self.steps = 0
+        self._depth = 0
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -64,7 +62,7 @@ class Handle(ABC):
     @property
     def lrs(self) -> list[float]:
         """The learning rate of each parameter now: that of the group which owns it."""
-        return [float(self.optimizer.param_groups[group]["lr"]) for group in self._groups]
+        return [float(group["lr"]) for group in self._owners()]
 
     def remove(self) -> None:
         """Detach; the optimizer steps as it did without. Once is enough, twice does no harm."""
@@ -78,9 +76,15 @@ class Handle(ABC):
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__} belongs to its optimizer, and a copy would be attached to nothing. Keep its "
+            "state_dict(), attach to the copied optimizer, and load it there."
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as values that JSON can hold."""
-        return {"spec": repr(self.spec), "paths": list(self.paths), "steps": self.steps}
+        return {"spec": described(self.spec), "paths": list(self.paths), "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken.
@@ -92,7 +96,7 @@ class Handle(ABC):
         for key in ("spec", "paths"):
             if state.get(key) != own[key]:
                 raise SpecError(f"The state of a hook has {key} {state.get(key)!r}, this one has {own[key]!r}.")
-        if set(state) != set(own) or type(state["steps"]) is not int or state["steps"] < 0:
+        if set(state) != set(own) or not is_count(state["steps"]):
             raise SpecError(f"The state of a hook is damaged: {dict(state)!r}.")
         self.steps = state["steps"]
 
@@ -103,11 +107,63 @@ class Handle(ABC):
     def before(self) -> None:  # noqa: B027 - most have nothing to do here
         """What happens before a step, gradients being there."""
 
-    def _before_step(self, *_: object) -> None:
-        self.before()
+    def expect_held(self) -> None:
+        """Refuse to go on with parameters that the model does not read any more, or that have become something else.
+
+        Raises:
+            ModelChanged: If sharing, a codebook or a loaded state has put another parameter at a path.
+            SpecError: If a parameter has become of half precision since.
+        """
+        for site in self.sites:
+            try:
+                now = self.model.get_parameter(site.path)
+            except AttributeError:
+                now = None
+            if now is not site.tensor:
+                raise ModelChanged(
+                    f"{type(self.spec).__name__}: the model does not read the '{site.path}' any more that this was "
+                    "attached to. Share first, then make the optimizer, then attach."
+                )
+            _refuse(site, type(self.spec).__name__)
+
+    def _owners(self) -> list[dict[str, Any]]:
+        """The group of the optimizer that owns each parameter now."""
+        groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
+        name = type(self.spec).__name__
+        for site in self.sites:
+            if id(site.tensor) not in groups:
+                raise OptimizerMismatch(
+                    f"{name}: '{site.path}' is in no group of the optimizer, so it has no learning rate. Attach to the "
+                    "optimizer that trains it, or leave it out of where=."
+                )
+            if not isinstance(groups[id(site.tensor)].get("lr"), int | float | Tensor):
+                raise OptimizerMismatch(f"{name}: the group of '{site.path}' has no learning rate 'lr'.")
+        return [groups[id(site.tensor)] for site in self.sites]
+
+    def _before_step(self, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._depth and _running(self.optimizer) < 2:
+            self._depth = 0  # a step before this one raised
+        self._depth += 1
+        if self._depth > 1 or type(self).before is Handle.before:
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            self.expect_held()
+            self.before()
+            return None
+
+        def with_more() -> Any:  # gradients are there only once the closure has run
+            loss = closure()
+            self.expect_held()
+            self.before()
+            return loss
+
+        return args[:1], {**kwargs, "closure": with_more}
 
     def _after_step(self, *_: object) -> None:
-        if not _overflowed(self.optimizer):
+        self._depth = max(0, self._depth - 1)
+        if self._depth == 0 and not _overflowed(self.optimizer):
+            self.expect_held()
             self.steps += 1
             self.after()
 
@@ -138,12 +194,47 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
     return one
 
 
+def described(spec: Any) -> str:
+    """A spec as text that is the same in every process: functions by name, tensors by their content."""
+    if not is_dataclass(spec) or isinstance(spec, type):
+        return repr(spec)
+    parts = [f"{entry.name}={_text(getattr(spec, entry.name))}" for entry in fields(spec)]
+    return f"{type(spec).__name__}({', '.join(parts)})"
+
+
+def _text(value: Any) -> str:
+    if is_dataclass(value):
+        return described(value)
+    if isinstance(value, Tensor):
+        return hashlib.sha256(repr(value.tolist()).encode()).hexdigest()[:16]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(one) for one in value)}]"
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return repr(value)
+
+
+def _running(optimizer: torch.optim.Optimizer) -> int:
+    """How many calls of this optimizer's step are on the stack: a subclass may call its parent's, hooks and all."""
+    count, frame = 0, sys._getframe(1)
+    while frame is not None:
+        hooked = frame.f_code.co_name == "wrapper" and frame.f_globals.get("__name__") == "torch.optim.optimizer"
+        count += hooked and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return count
+
+
 def _refuse(site: Site, name: str) -> None:
     tensor, path = site.tensor, site.path
-    if type(tensor).__name__ == "FlatParameter":
-        raise OptimizerMismatch(f"{name}: '{path}' is a flat parameter of FSDP1. Use fully_shard (FSDP2).")
+    if type(tensor).__name__ == "FlatParameter" or getattr(tensor, "_fsdp_flattened", False):
+        raise OptimizerMismatch(f"{name}: '{path}' is, or lies in, a flat parameter of FSDP1. Use fully_shard (FSDP2).")
     if getattr(tensor, "ds_id", None) is not None:
         raise OptimizerMismatch(f"{name}: '{path}' is partitioned by ZeRO-3. Use fully_shard (FSDP2), or stage 0.")
+    if "parametrizations" in path.split("."):
+        raise SpecError(
+            f"{name}: '{path}' is what a parametrization, such as a codebook, makes a weight from; no forward pass "
+            "reads it. Take that off first (unshare_ does, for a codebook), or leave it out of where=."
+        )
     if tensor.dtype in _HALF:
         raise SpecError(
             f"{name}: '{path}' is {tensor.dtype} and has no float32 master: small steps would be lost in rounding. "
@@ -155,11 +246,17 @@ def _refuse(site: Site, name: str) -> None:
         raise SpecError(f"{name}: '{path}' has layout {tensor.layout}, need a dense tensor.")
 
 
-def _refuse_averaging(optimizer: torch.optim.Optimizer, name: str) -> None:
+def _refuse_kind(optimizer: torch.optim.Optimizer, name: str) -> None:
+    kind = type(optimizer)
     if any("train_mode" in group for group in optimizer.param_groups):
         raise OptimizerMismatch(
-            f"{name}: {type(optimizer).__name__} is schedule-free: what the model holds after a step is an "
+            f"{name}: {kind.__name__} is schedule-free: what the model holds after a step is an "
             "interpolation, which the map must not be applied to. Use an optimizer with a schedule."
+        )
+    if not getattr(kind.step, "hooked", False):
+        raise OptimizerMismatch(
+            f"{name}: {kind.__name__} does not call torch.optim.Optimizer.__init__, so its step runs no hooks. Attach "
+            "to the optimizer inside of it, if it has one."
         )
 
 
@@ -184,3 +281,8 @@ def expect_count(what: str, value: object, low: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise SpecError(f"{what}={value!r}: need a whole number of at least {low}.")
     return value
+
+
+def is_count(value: object) -> bool:
+    """Whether a value of a file is a whole number that steps can have."""
+    return type(value) is int and 0 <= value < 2**53

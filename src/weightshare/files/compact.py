@@ -163,7 +163,8 @@ def _decoded(path: object, stored: Mapping[str, Tensor], name: str, recipe: obje
     bits, shape = recipe["bits"], recipe["shape"]
     if type(bits) is not int or not 1 <= bits <= 16:
         raise FileError(f"{lead} is damaged: {str(bits)[:40]} bits for a label, need 1 to 16.")
-    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**62 for n in shape):
+    whole = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**62 for n in shape)
+    if not whole or math.prod(n for n in shape if n) >= 2**62:
         raise FileError(f"{lead} is damaged: {str(shape)[:80]} is no shape.")
     codebook, packed = (stored.get(part) for part in parts(name))
     if name in stored or codebook is None or packed is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from weightshare.errors import TrainingError
+from weightshare.errors import SpecError, TrainingError
 from weightshare.optimizer import check, param_groups
 from weightshare.training.board import Board
 from weightshare.training.data import Data, Split, augmentation
@@ -131,7 +131,11 @@ def fit(
                 fabric.backward(loss)
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
-                stepper.step()
+                try:
+                    stepper.step()
+                except SpecError:  # a hook found a weight that is not finite
+                    keeper.refuse_diverged(sums, epoch, recipe.lr, after_step=True)
+                    raise
                 optimizer.zero_grad()
                 sums += _sums(logits.detach(), labels, loss.detach(), sums)
                 advance(f"epoch {epoch + 1}/{recipe.epochs}")

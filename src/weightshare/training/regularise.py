@@ -54,6 +54,8 @@ class Regularise:
                 if kind != self.kind and getattr(self, name) != defaults[name].default:
                     raise ConfigError(f"regularise.{name} goes with kind: {kind}, not with {self.kind}.")
         self.spec(steps=1)
+        if not self.strength and not self.l1:
+            raise ConfigError("regularise: there is nothing to do; give strength, or l1, above 0.")
 
     def spec(self, steps: int) -> Proximal | Subgradient | BetaLasso:
         """What the names stand for, in a training of so many steps."""

@@ -111,14 +111,20 @@ def read_snapshot(
             both cases nothing is changed.
     """
     held = archive.read(path, KIND)
+    own = [hook.state_dict() for hook in hooks]
     try:
         progress = _progress(held.content["progress"], run)
         values = _model_values(held, model)
         state = _optimizer_state(held, optimizer)
         if scaler is not None:
             progress.scaler = _like("the gradient scaler", progress.scaler, scaler.state_dict())
-        _set_hooks(hooks, progress.hooks)
-        _set_generators(held, rank)
+        _set_hooks(hooks, progress.hooks, progress, run)
+        try:
+            _set_generators(held, rank)
+        except FileError:
+            for hook, state in zip(hooks, own, strict=True):
+                hook.load_state_dict(state)
+            raise
     except TrainingError as error:
         raise TrainingError(f"'{path}' {error} Choose another folder, or delete it.") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
@@ -139,14 +145,17 @@ def generators() -> dict[str, Tensor]:
     return {"cpu": torch.get_rng_state(), **cuda}
 
 
-def _set_hooks(hooks: Sequence[Handle], states: object) -> None:
-    """Set them all or none."""
+def _set_hooks(hooks: Sequence[Handle], states: object, progress: Progress, run: Mapping[str, Any]) -> None:
+    """Set them all or none; none can have seen more steps than were made."""
     if not isinstance(states, list) or len(states) != len(hooks) or not all(isinstance(one, dict) for one in states):
         raise FileError(f"it does not hold the state of {len(hooks)} hooks on the optimizer.")
     own = [hook.state_dict() for hook in hooks]
+    most = len(progress.history) * run["steps"] + progress.step
     try:
         for hook, state in zip(hooks, states, strict=True):
             hook.load_state_dict(state)
+            if hook.steps > most:
+                raise SpecError(f"A hook has seen {hook.steps} steps of {most}.")
     except SpecError as error:
         for hook, state in zip(hooks, own, strict=True):
             hook.load_state_dict(state)

@@ -45,7 +45,7 @@ class Subgradient:
 
     def attach_(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where = None) -> "SubgradientHandle":
         """Run before every step of an optimizer from now on; arguments and errors as for `Proximal.attach_`."""
-        return SubgradientHandle(optimizer, trained_weights(model, where, "Subgradient"), self)
+        return SubgradientHandle(optimizer, model, trained_weights(model, where, "Subgradient"), self)
 
 
 class Baseline(Handle):
@@ -99,7 +99,7 @@ class BetaLasso:
 
     def attach_(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where = None) -> "BetaLassoHandle":
         """Run around every step of an optimizer from now on; arguments and errors as for `Proximal.attach_`."""
-        return BetaLassoHandle(optimizer, trained_weights(model, where, "BetaLasso"), self)
+        return BetaLassoHandle(optimizer, model, trained_weights(model, where, "BetaLasso"), self)
 
 
 class BetaLassoHandle(Baseline):

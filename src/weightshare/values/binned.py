@@ -36,6 +36,11 @@ from weightshare.values import check
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+
+class NoBins(SpecError):
+    """The range of the weights is too small or too large to be cut."""
+
+
 HEAVY = 256  # a bin over 1/256 of the weights is split
 _MOST = 1 << 20
 
@@ -106,7 +111,7 @@ def prox_pairwise_binned(
         return _filled(w, out, lambda answer: answer.copy_(ended), flat), bound
     scale = (bins << UNIT) / (high - low)
     if not math.isfinite(scale) or not scale:
-        raise SpecError(f"{what}: from {low} to {high} is no range that can be cut into bins. Call prox_pairwise.")
+        raise NoBins(f"{what}: from {low} to {high} is no range that can be cut into bins. Call prox_pairwise.")
     nothing = torch.empty(0, dtype=torch.float64, device=flat.device)
     grid = Grid(low, scale, bins, nothing.int(), nothing, nothing, 1)
     kernels = on(flat.device)
@@ -116,6 +121,7 @@ def prox_pairwise_binned(
     rounded = torch.from_numpy(table.astype(np.float64 if flat.dtype == torch.float64 else np.float32)).to(flat.device)
     most = max(abs(low), abs(high))
     bound += most * (2 * torch.finfo(w.dtype).eps + grid.leaves * torch.finfo(torch.float64).eps)
+    bound += torch.finfo(w.dtype).tiny  # numbers below it are rounded more coarsely
     return _filled(w, out, lambda answer: kernels.read(flat, grid, rounded, answer), flat), bound
 
 
@@ -182,7 +188,8 @@ def _ways(old: np.ndarray, new: np.ndarray, l1: float, rewind: float) -> np.ndar
     soft = np.sign(new) * np.maximum(np.abs(new) - l1, 0.0)
     if not rewind:
         return soft
-    return np.where((soft == 0) & (new != 0), 0.0, old + (1 - rewind) * (soft - old))
+    back = old + (1 - rewind) * (soft - old)
+    return np.where(soft == 0, 0.0, back) if l1 else back
 
 
 def _solved(
@@ -215,7 +222,7 @@ def _solved(
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         old = np.add.reduceat(means * count, starts) / np.add.reduceat(count, starts)
         y = _ways(np.repeat(old, sizes), y, l1, rewind)
-        keeps &= y != 0  # what the threshold takes goes to 0 exactly
+        keeps &= (y != 0) | (l1 == 0)  # what the threshold takes goes to 0 exactly
         bound += (widest if l1 else 0.0) + 2 * rewind * (step + l1)
     table = np.zeros((len(found), 2))
     table[leaf, 0] = keeps

@@ -43,7 +43,11 @@ def trained_weights(model: nn.Module, where: Where, what: str) -> tuple[Site, ..
     """
     found = sites(plain(model))
     if where is None:
-        chosen = tuple(site for site in found if site.tensor.requires_grad and is_layer(site))
+        chosen = tuple(
+            site
+            for site in found
+            if site.tensor.requires_grad and is_layer(site) and isinstance(layer_of(model, site), LAYERS)
+        )
         if not chosen:
             raise SpecError(f"{what}: {type(model).__name__} has no trainable weight of a Linear or Conv layer.")
         return chosen

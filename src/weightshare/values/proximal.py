@@ -29,8 +29,8 @@ from torch.nn.functional import softshrink
 
 from weightshare._typing import Where
 from weightshare.errors import SpecError
-from weightshare.hooks import Handle, expect_count, expect_number
-from weightshare.values.binned import prox_pairwise_binned
+from weightshare.hooks import Handle, described, expect_count, expect_number, is_count
+from weightshare.values.binned import NoBins, prox_pairwise_binned
 from weightshare.values.choice import layer_of, trained_weights
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.particles import Granularity, Particles, expect_granularity
@@ -72,9 +72,12 @@ class Ramp:
         return self.start + (self.stop - self.start) * min(1.0, step / self.steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proximal:
     """Pull the weights of a layer together after every step of an optimizer.
+
+    Weights that had no gradient in a step are moved as well: the penalty pulls whether or not the loss does. Frozen
+    ones stay.
 
     Args:
         strength: `α` of `loss + α R`, at least 0. The map after a step is that of `lr·α`.
@@ -143,6 +146,12 @@ class Proximal:
         """
         return ProximalHandle(optimizer, model, where, self)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proximal) and described(self) == described(other)
+
+    def __hash__(self) -> int:
+        return hash(described(self))
+
     def rewind_at(self, step: int) -> float:
         """`ρ` after so many steps.
 
@@ -162,7 +171,7 @@ class ProximalHandle(Handle):
     spec: Proximal
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where, spec: Proximal) -> None:
-        super().__init__(optimizer, trained_weights(model, where, "Proximal"), spec)
+        super().__init__(optimizer, model, trained_weights(model, where, "Proximal"), spec)
         try:
             if not isinstance(spec.granularity, str) and len(self.sites) > 1:
                 raise SpecError(
@@ -192,21 +201,27 @@ class ProximalHandle(Handle):
     def now(self) -> None:
         """Apply the exact map for the steps since it was last applied, without waiting for `every`."""
         if self._waited:
+            self.expect_held()
             self._apply(exact=True)
 
     def finish(self, lr: float | None = None) -> dict[str, Tensor]:
         """Apply the exact map once more: at the end of training, before folding or counting.
 
         Args:
-            lr: Learning rate to apply it with. By default for the steps that wait; if none does, for as much as the
-                last time; if there was none, for the learning rate of now.
+            lr: Learning rate to apply it with, above 0. By default for the steps that wait; if none does, for as much
+                as the last time; if there was none, for the learning rate of now.
 
         Returns:
             For each path the cluster of each weight: int64 of the parameter's shape, from 0, counted over its problems;
             -1 for weights that no index tensor names. Weights of one cluster are equal to the bit.
+
+        Raises:
+            ModelChanged: If the model reads other parameters now.
+            SpecError: If a weight is NaN or infinite, or the learning rate out of its range.
         """
+        self.expect_held()
         if lr is not None:
-            self._waiting = [expect_number("finish(lr)", lr)] * len(self.sites)
+            self._waiting = [expect_number("finish(lr)", lr, low=1e-300)] * len(self.sites)
         elif not self._waited:
             self._waiting = [last or now for last, now in zip(self._last, self.lrs, strict=True)]
         return self._apply(exact=True, label=True)
@@ -219,6 +234,7 @@ class ProximalHandle(Handle):
             being one; `zero`, how many weights are 0; `penalty`, `R`, summed over problems. Where the sort-free map was
             the last one, clusters and zeros are those that one more exact map like it would leave.
         """
+        self.expect_held()
         rows = {}
         for site, particles, last in zip(self.sites, self._particles, self._last, strict=True):
             flat = particles.read(replaced(site.tensor))
@@ -243,7 +259,7 @@ class ProximalHandle(Handle):
                 raise SpecError(f"The state of a hook is damaged: {dict(state)!r}.")
             if not all(type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in row):
                 raise SpecError(f"The state of a hook is damaged: {dict(state)!r}.")
-        if type(state.get("waited")) is not int or state["waited"] < 0:
+        if not is_count(state.get("waited")):
             raise SpecError(f"The state of a hook is damaged: {dict(state)!r}.")
         super().load_state_dict(state)
         self._waiting, self._last = [[float(n) for n in row] for row in rows if isinstance(row, list)]
@@ -251,12 +267,17 @@ class ProximalHandle(Handle):
 
     def _apply(self, exact: bool, label: bool = False) -> dict[str, Tensor]:
         clusters = {}
-        for site, particles, length in zip(self.sites, self._particles, self._waiting, strict=True):
+        for number, (site, particles) in enumerate(zip(self.sites, self._particles, strict=True)):
+            if not site.tensor.requires_grad:
+                continue  # frozen since: it stays as it is
+            length = self._waiting[number]
             try:
                 clusters[site.path] = self._step(site.tensor, particles, site.path, length, exact, label)
             except SpecError as error:
                 raise SpecError(f"Proximal on '{site.path}' after step {self.steps}: {error}") from error
-        self._last, self._waiting, self._waited = self._waiting, [0.0] * len(self.sites), 0
+            # One by one, so that an error at the next weight does not move this one a second time.
+            self._last[number], self._waiting[number] = length, 0.0
+        self._waited = 0
         return clusters
 
     def _step(
@@ -270,9 +291,13 @@ class ProximalHandle(Handle):
         sort_free = particles.whole and not exact and not label
         if sort_free and part.is_contiguous() and (group is not None or part.numel() >= SORT_FREE_FROM):
             strength, l1, rewind = self.spec.strength * length, self._threshold(length), self.spec.rewind_at(self.steps)
-            _, self.bounds[path] = prox_pairwise_binned(part, strength, l1=l1, rewind=rewind, group=group, out=part)
-            torch.autograd.graph.increment_version(parameter)
-            return part
+            try:
+                _, self.bounds[path] = prox_pairwise_binned(part, strength, l1=l1, rewind=rewind, group=group, out=part)
+            except NoBins:
+                pass  # so small or so large a range that only the exact map serves it
+            else:
+                torch.autograd.graph.increment_version(parameter)
+                return part
         self.bounds[path] = 0.0
         whole = replaced(parameter)
         flat = particles.read(whole)
@@ -297,7 +322,8 @@ class ProximalHandle(Handle):
         clusters = torch.cat([part.reshape(-1) for part in found])
         soft = softshrink(values, threshold) if threshold else values
         if rewind:
-            soft = torch.where((soft == 0) & (values != 0), 0.0, _rewound(flat, soft, clusters, rewind))
+            back = _rewound(flat, soft, clusters, rewind)
+            soft = torch.where(soft == 0, 0.0, back) if threshold else back
         if label:  # one cluster at 0 in each problem
             problem = torch.repeat_interleave(torch.arange(len(sizes)), particles.bounds.diff()).to(clusters.device)
             clusters = torch.where(soft == 0, -1 - problem, clusters).unique(return_inverse=True)[1]

@@ -60,6 +60,7 @@ def test_names_stand_for_specs():
         ({"strength": -1.0}, SpecError, "strength"),
         ({"rewind_to": 2.0}, SpecError, "Ramp"),
         ({"granularity": "column"}, ConfigError, "granularity"),
+        ({"where": "fc1.weight"}, ConfigError, "there is nothing to do; give strength, or l1"),
     ],
 )
 def test_configurations_that_are_wrong(given, error, said):
@@ -139,3 +140,9 @@ def test_a_run_by_configuration(tmp_path):
     ]
     assert run(config) == summary
     assert "Values that are shared" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_training_that_diverges_says_so_whoever_finds_out(data):
+    recipe = replace(RECIPE, lr=1e30, regularise=[Regularise(strength=1e-3, where="fc1.weight")])
+    with pytest.raises(TrainingError, match="it diverged"):
+        fit(network(data), data, recipe)

@@ -1,37 +1,16 @@
 """`Proximal` in a training loop: it is the map after the step, for any optimizer, and it keeps what it counts."""
 
-import copy
-import json
-
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import softshrink
 
 from tests.particles import exact
+from tests.stepping import OPTIMIZERS, network, step
 from tests.support import bits
 import weightshare as ws
-from weightshare.errors import NoMatch, OptimizerMismatch, SpecError
+from weightshare.errors import SpecError
 from weightshare.values import proximal
-from weightshare.values.baselines import BetaLasso, Subgradient
-
-OPTIMIZERS = {
-    "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
-    "adamw": lambda params, lr: torch.optim.AdamW(params, lr=lr, fused=True),
-    "tensor lr": lambda params, lr: torch.optim.Adam(params, lr=torch.tensor(lr), foreach=False),
-}
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3))
-
-
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    optimizer.zero_grad()
-    model(torch.randn(11, 5, generator=generator)).square().mean().backward()
-    optimizer.step()
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -146,7 +125,7 @@ def rewound(w: torch.Tensor, step: float, threshold: float, rewind: float) -> to
         members = new == value
         mean = old[members].mean()
         soft = value.sign() * max(abs(value) - threshold, 0.0)
-        out[members] = 0.0 if soft == 0 else mean + (1 - rewind) * (soft - mean)
+        out[members] = 0.0 if threshold and soft == 0 else mean + (1 - rewind) * (soft - mean)
     return out.view(w.shape)
 
 
@@ -254,157 +233,6 @@ def test_a_weight_with_two_readers_is_moved_once():
     assert torch.allclose(model[0].weight.double(), exact(before, 0.02), rtol=0, atol=1e-6)
 
 
-def test_an_overflow_of_mixed_precision_moves_nothing():
-    model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    handle = ws.Proximal(strength=0.2).attach_(optimizer, model)
-    kept = bits(model[0].weight)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
-    loss = model(torch.randn(11, 5)).square().mean() * 1e30
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    assert (handle.steps, bits(model[0].weight)) == (0, kept)
-    optimizer.zero_grad()
-    model(torch.randn(11, 5)).square().mean().backward()
-    optimizer.step()
-    assert handle.steps == 1
-
-
-def test_counters_go_on_where_they_were():
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    spec = ws.Proximal(strength=0.2, every=3, rewind=ws.Ramp(0.0, 1.0, 10))
-    handle = spec.attach_(optimizer, model)
-    for seed in range(4):
-        step(model, optimizer, seed)
-    state = json.loads(json.dumps(handle.state_dict()))
-    twin = copy.deepcopy(model)
-    other = torch.optim.SGD(twin.parameters(), lr=0.1)
-    resumed = spec.attach_(other, twin)
-    resumed.load_state_dict(state)
-    for seed in range(4, 9):
-        step(model, optimizer, seed)
-        step(twin, other, seed)
-    assert [bits(p) for p in model.parameters()] == [bits(p) for p in twin.parameters()]
-    assert resumed.state_dict() == handle.state_dict()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"spec": "Proximal(strength=9.0)"},
-        {"paths": ["3.weight"]},
-        {"steps": -1},
-        {"steps": 1.5},
-        {"waiting": [0.1]},
-        {"waiting": [0.1, float("nan")]},
-        {"last": "no"},
-        {"waited": None},
-        {"more": 1},
-    ],
-)
-def test_a_state_that_does_not_fit_changes_nothing(change):
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    handle = ws.Proximal(strength=0.2).attach_(optimizer, model)
-    optimizer.step()
-    own = handle.state_dict()
-    with pytest.raises(SpecError, match="state of a hook"):
-        handle.load_state_dict(own | change)
-    assert handle.state_dict() == own
-
-
-def test_wrappers_that_hold_the_optimizer():
-    from lightning_fabric import Fabric
-
-    fabric = Fabric(accelerator="cpu", devices=1)
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    outer, stepper = fabric.setup(model, optimizer)
-    handle = ws.Proximal(strength=100.0).attach_(stepper, outer, where="*0.weight")
-    fabric.backward(outer(torch.randn(11, 5)).square().mean())
-    stepper.step()
-    assert handle.optimizer is optimizer
-    assert len(model[0].weight.unique()) == 1
-
-
-def test_a_context_detaches_at_its_end():
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with ws.Proximal(strength=0.2).attach_(optimizer, model):
-        assert len(optimizer._optimizer_step_post_hooks) == 1
-    assert not optimizer._optimizer_step_post_hooks
-    assert not optimizer._optimizer_step_pre_hooks
-
-
-class ScheduleFree(torch.optim.SGD):
-    """Marks its groups as schedule-free optimizers do."""
-
-    def __init__(self, params, lr):
-        super().__init__(params, lr=lr)
-        self.param_groups[0]["train_mode"] = True
-
-
-class FlatParameter(nn.Parameter):
-    """Of FSDP1, by its name."""
-
-
-def holding(tensor: nn.Parameter) -> nn.Module:
-    model = nn.Linear(3, 5)
-    model.weight = tensor
-    return model
-
-
-def partitioned() -> nn.Module:
-    model = nn.Linear(3, 5)
-    model.weight.ds_id = 7
-    return model
-
-
-def test_what_cannot_be_served_is_refused_and_leaves_no_hook():
-    sgd = torch.optim.SGD
-    half = nn.Linear(3, 5).bfloat16()
-    frozen = nn.Linear(3, 5)
-    frozen.weight.requires_grad_(False)
-    flat = holding(FlatParameter(torch.zeros(5, 3)))
-    spec = ws.Proximal(strength=0.1)
-    for model, optimizer, where, error, said in (
-        (net := network(), sgd(net[0].parameters(), lr=0.1), None, OptimizerMismatch, "'3.weight' is in no group"),
-        (net := network(), ScheduleFree(net.parameters(), 0.1), None, OptimizerMismatch, "schedule-free"),
-        (half, sgd(half.parameters(), lr=0.1), None, SpecError, "'weight' is torch.bfloat16 and has no float32 master"),
-        (frozen, sgd(frozen.parameters(), lr=0.1), "weight", SpecError, "'weight' is frozen"),
-        (flat, sgd(flat.parameters(), lr=0.1), None, OptimizerMismatch, "flat parameter of FSDP1"),
-        (net := partitioned(), sgd(net.parameters(), lr=0.1), None, OptimizerMismatch, "partitioned by ZeRO"),
-        (net := network(), sgd(net.parameters(), lr=0.1), "fc9", NoMatch, "fc9"),
-        (net := network(), "sgd", None, SpecError, "Cannot attach to str"),
-        (net := nn.LayerNorm(3), sgd(net.parameters(), lr=0.1), None, SpecError, "no trainable weight"),
-        (net := complex_layer(), sgd(net.parameters(), lr=0.1), "weight", SpecError, "complex64, need float32"),
-        (net := sparse_layer(), sgd(net.parameters(), lr=0.1), "weight", SpecError, "layout torch.sparse_coo, need"),
-    ):
-        with pytest.raises(error, match=said):
-            spec.attach_(optimizer, model, where)
-        assert not getattr(optimizer, "_optimizer_step_post_hooks", None)
-
-
-def sparse_layer() -> nn.Module:
-    return holding(nn.Parameter(torch.eye(5, 3).to_sparse()))
-
-
-def complex_layer() -> nn.Module:
-    return holding(nn.Parameter(torch.zeros(5, 3, dtype=torch.complex64)))
-
-
-def test_two_on_one_weight_are_refused_and_two_on_two_are_not():
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    ws.Proximal(strength=0.1).attach_(optimizer, model, where="0.weight")
-    ws.Proximal(strength=0.2).attach_(optimizer, model, where="3.weight")
-    with pytest.raises(SpecError, match=r"'0.weight' has one already: Proximal\(strength=0.1"):
-        ws.Proximal(strength=0.3).attach_(optimizer, model)
-    assert len(optimizer._optimizer_step_post_hooks) == 2
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -449,54 +277,26 @@ def test_biases_are_problems_of_their_own():
         assert torch.allclose(got.double(), exact(start, 0.02), rtol=0, atol=1e-6)
 
 
-def test_the_subgradient_is_added_to_the_gradient(make):
-    model, twin = network(), network()
-    optimizer, plain = make(model.parameters(), 0.05), make(twin.parameters(), 0.05)
-    handle = Subgradient(strength=0.3).attach_(optimizer, model, where="0.weight")
-    step(model, optimizer)
-    plain.zero_grad()
-    generator = torch.Generator().manual_seed(0)
-    loss = twin(torch.randn(11, 5, generator=generator)).square().mean()
-    (loss + 0.3 * ws.pairwise_penalty(twin[0].weight)).backward()
-    plain.step()
-    assert torch.allclose(model[0].weight, twin[0].weight, rtol=0, atol=1e-6)
-    assert handle.measure()["0.weight"]["distinct"] == 35
+@pytest.mark.usefixtures("_either_map")
+def test_a_cluster_that_merges_at_zero_stays_there():
+    for start in ([-0.5, 2.0], [-0.49, 2.0], [-0.51, 2.0]):
+        model = nn.Linear(2, 1, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([start]))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        ws.Proximal(0.5, l1=0.1, rewind=0.5).attach_(optimizer, model)
+        optimizer.step()
+        assert float(model.weight.detach()[0, 0]) == 0
 
 
-def test_the_subgradient_is_scaled_where_a_fused_optimizer_unscales():
-    model, twin = network(), network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True, eps=1.0)
-    plain = torch.optim.AdamW(twin.parameters(), lr=0.05, fused=True, eps=1.0)
-    for one, net in ((optimizer, model), (plain, twin)):
-        Subgradient(strength=0.3).attach_(one, net, where="0.weight")
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(11, 5, generator=generator)
-    scaler.scale(model(batch).square().mean()).backward()
-    scaler.step(optimizer)
-    twin(batch).square().mean().backward()
-    plain.step()
-    assert torch.allclose(model[0].weight, twin[0].weight, rtol=0, atol=1e-6)
-
-
-def test_beta_lasso():
-    model, twin = network(), network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    handle = BetaLasso(strength=0.01, beta=20.0).attach_(optimizer, model, where="0.weight")
-    model(torch.ones(2, 5)).sum().backward()
-    twin(torch.ones(2, 5)).sum().backward()
+def test_a_range_that_cannot_be_cut_into_bins_is_served_exactly(monkeypatch):
+    monkeypatch.setattr(proximal, "SORT_FREE_FROM", 1)
+    model = nn.Linear(5, 7).double()
+    with torch.no_grad():
+        model.weight.mul_(1e-308)
+    start = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-308)
+    handle = ws.Proximal(0.1).attach_(optimizer, model)
     optimizer.step()
-    w = twin[0].weight.detach()
-    moved = w - 0.1 * (twin[0].weight.grad + 0.01 * w.sign())
-    wanted = torch.where(moved.abs() < 0.2, 0.0, moved)
-    assert torch.allclose(model[0].weight, wanted, rtol=0, atol=1e-7)
-    row = handle.measure()["0.weight"]
-    assert row["zero"] == int((wanted == 0).sum()) > 0
-    assert row["distinct"] == len(wanted.unique())
-
-
-@pytest.mark.parametrize("wrong", [-1.0, float("inf"), "x"])
-def test_baselines_refuse_a_strength_out_of_range(wrong):
-    for make in (lambda: Subgradient(wrong), lambda: BetaLasso(wrong), lambda: BetaLasso(1.0, beta=wrong)):
-        with pytest.raises(SpecError):
-            make()
+    assert handle.bounds["weight"] == 0
+    assert not torch.equal(model.weight, start)

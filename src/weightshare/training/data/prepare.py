@@ -98,7 +98,7 @@ class Prepare:
         kept, held = [], []
         for label in labels.unique():
             rows = (labels == label).nonzero()[:, 0]
-            rows = rows[: max(1, int(len(rows) * self.fraction))]
+            rows = rows[: max(1, int(len(rows) * self.fraction + 1e-9))]
             cut = len(rows) - round(len(rows) * self.validation)
             kept.append(rows[:cut])
             held.append(rows[cut:])
