@@ -38,6 +38,7 @@ def test_every_row_of_the_table(tmp_path):
     assert by_row["l1"].numbers.keys() >= {"distinct_share", "zero_share", "penalty"}
     assert 9 / 16 < by_row["plain"].numbers["window_energy"] <= 1
     retrained = by_row["regularised-256"]
+    assert retrained.numbers["distinct_share"] < 1 == round(plain.numbers["distinct_share"], 2)
     assert retrained.numbers["stored"] < by_row["regularised"].numbers["stored"]
     assert retrained.numbers["folded_file_bytes"] < by_row["regularised"].numbers["folded_file_bytes"]
     curves = json.loads((folder / "curves.json").read_text())

@@ -10,11 +10,13 @@ from weightshare._table import render
 from weightshare.analysis.filters import aligned, draw_filters, translated_similarity, window_energy
 from weightshare.analysis.pictures import draw_curves
 from weightshare.experiments.results import Result
-from weightshare.experiments.torus import PAPER, SWEEP, SWEEP_TABLE, TABLE, config, sweep_config
+from weightshare.experiments.torus import LAYERS, PAPER, SWEEP, SWEEP_TABLE, TABLE, config, sweep_config
 from weightshare.files.atomic import read_json, replacing, write_json
 from weightshare.files.checkpoint import tensors
+from weightshare.surgery.count import distinct
 from weightshare.training.recipe import RunConfig
 from weightshare.training.run import ENVIRONMENT, MODEL, read_history, run
+from weightshare.values.pairwise import pairwise_penalty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,8 +138,7 @@ def _trained(
 ) -> tuple[Result, list[History]]:
     summaries = [run(settings, label=Path(settings.out).name) for settings in configs]
     histories = [read_history(settings.out) for settings in configs]
-    last = histories[0][-1]
-    numbers = {key: last[key] for key in SHARED if key in last}
+    numbers: dict[str, float] = _shared(configs[0])
     numbers |= {"stored": summaries[0]["stored"], "folded_file_bytes": summaries[0]["folded_file_bytes"]}
     kernel = first_layer(configs[0])
     if kernel is not None:
@@ -162,6 +163,20 @@ def _trained(
         notes=NOTES,
     )
     return result, histories
+
+
+def _shared(settings: RunConfig) -> dict[str, float]:
+    """How far the two layers' weights are shared, in the file of a run; nothing for convolutions."""
+    held = tensors(Path(settings.out) / MODEL)
+    weights = [held[name] for name in LAYERS if name in held]
+    if not weights:
+        return {}
+    count = sum(weight.numel() for weight in weights)
+    return {
+        "distinct_share": sum(distinct(weight) for weight in weights) / count,
+        "zero_share": sum(int((weight == 0).sum()) for weight in weights) / count,
+        "penalty": sum(float(pairwise_penalty(weight)) for weight in weights),
+    }
 
 
 def _row(result: Result) -> tuple[Any, ...]:
