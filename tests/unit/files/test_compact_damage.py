@@ -72,6 +72,7 @@ HOSTILE: dict[str, tuple[Any, dict[str, Tensor]]] = {
     "a recipe lacks its bits": ({"weight": {"rule": "W = C[I]", "shape": [13, 17], "dtype": "float32"}}, {}),
     "a recipe says more": ({"weight": RECIPE | {"run": "true"}}, {}),
     "another rule": ({"weight": RECIPE | {"rule": "__import__('os')"}}, {}),
+    "more numbers than there are, and a zero": ({"weight": RECIPE | {"shape": [2**61, 2**61, 0]}}, {}),
     "no bits": ({"weight": RECIPE | {"bits": 0}}, {}),
     "17 bits": ({"weight": RECIPE | {"bits": 17}}, {"weight_index": torch.zeros(470, dtype=torch.uint8)}),
     "negative bits": ({"weight": RECIPE | {"bits": -2}}, {}),
