@@ -143,9 +143,10 @@ def check_shared(model: nn.Module, shared: Shared, ties: Partition | None = None
     added = keys_after(shared.plan, ())[1]
     assert added <= set(model.state_dict())
     assert not {group.name for group in clusters(shared.plan)} & set(model.state_dict())
-    groups = ws.report(model).groups
-    assert len(groups) == len(shared.plan.groups)
-    assert all(group.intact for group in groups)
+    said = ws.report(model)
+    assert len(said.groups) + len(said.codebooks) == len(shared.plan.groups)
+    assert [one.name for one in said.codebooks] == [group.name for group in clusters(shared.plan)]
+    assert all(group.intact for group in said.groups)
 
 
 def loss(out: Tensor) -> Tensor:
