@@ -69,13 +69,15 @@ def draw_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], met
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    many = len(runs) > 4  # then the legend stands beside the curves
+    figure = Figure(figsize=(8.0 if many else 6.4, 3.2), layout="constrained")
     axes = figure.subplots()
     for index, (label, histories) in enumerate(runs.items()):
         epochs = [row["epoch"] for row in histories[0]]
         values = list(zip(*([row[metric] for row in history] for history in histories), strict=True))
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(epochs, [sum(at) / len(at) for at in values], color=colour, label=label, marker=".", markersize=4)
+        dots: dict[str, Any] = {"marker": ".", "markersize": 4} if len(epochs) <= 60 else {"lw": 1.2}
+        axes.plot(epochs, [sum(at) / len(at) for at in values], color=colour, label=label, **dots)
         axes.fill_between(
             epochs, [min(at) for at in values], [max(at) for at in values], color=colour, alpha=0.18, lw=0
         )
@@ -83,7 +85,8 @@ def draw_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], met
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=INK, alpha=0.25, lw=0.6)
     if len(runs) > 1:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if many else {}
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, **beside)
     _quiet(axes)
     return figure
 
