@@ -16,6 +16,7 @@ from weightshare.files.checkpoint import tensors
 from weightshare.surgery.count import distinct
 from weightshare.training.recipe import RunConfig
 from weightshare.training.run import ENVIRONMENT, MODEL, read_history, run
+from weightshare.training.snapshot import SHARED
 from weightshare.values.pairwise import pairwise_penalty
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ NOTES = (
     "4 and 8 channels instead of 32 and 64; layers computed in bfloat16; one data set, drawn from seed 0. Trained from "
     "a copy of the tree, so the commit is not recorded; distinct and zero shares are those of the first seed."
 )
-SHARED = ("distinct_share", "zero_share", "penalty")
 COLUMNS = ("row", "accuracy (%)", "spread", "distinct (%)", "zero (%)", "3×3 energy", "seconds")
 FILTERS = 256  # of the first layer, the strongest ones, that are compared with each other
 History = list[dict[str, float]]

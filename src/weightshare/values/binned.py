@@ -148,7 +148,7 @@ def _range(flat: Tensor, group: "ProcessGroup | None", what: str) -> tuple[float
         ends = torch.full_like(ends, torch.inf)
     low, high, bad = _over(group, ends, "MAX").tolist()
     if bad == math.inf:
-        raise SpecError(f"{what}: a weight is NaN or infinite. Find out why before you share; nothing was changed.")
+        raise SpecError(f"{what}: {check.NOT_FINITE}")
     return -low, high
 
 

@@ -15,6 +15,8 @@ from weightshare.errors import SpecError
 Weights = Tensor | Sequence[Tensor]
 """One tensor, or several whose numbers do not meet."""
 
+NOT_FINITE = "a weight is NaN or infinite. Find out why before you share; nothing was changed."
+
 _WIDTHS = {
     torch.float16: torch.float32,
     torch.bfloat16: torch.float32,
@@ -110,4 +112,10 @@ def finite(places: Tensor, bounds: Tensor, what: str) -> None:
     full = bounds.diff() > 0
     ends = torch.cat([bounds[:-1][full], bounds[1:][full] - 1]).to(places.device)
     if not bool(places[ends].isfinite().all()):
-        raise SpecError(f"{what}: a weight is NaN or infinite. Find out why before you share; nothing was changed.")
+        raise SpecError(f"{what}: {NOT_FINITE}")
+
+
+def all_finite(values: Tensor, what: str) -> None:
+    """Refuse NaN and infinity among values in any order."""
+    if not bool(values.isfinite().all()):
+        raise SpecError(f"{what}: {NOT_FINITE}")

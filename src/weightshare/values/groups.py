@@ -123,8 +123,7 @@ def filters(w: Tensor, what: str) -> Tensor:
     """`w` as rows, (n, k), one for each entry of its first dimension; `SpecError` if it has none or is not finite."""
     if w.ndim == 0:
         raise SpecError(f"{what} needs one row for each item, got a single number: give a tensor of shape (n, ...).")
-    if not bool(w.isfinite().all()):
-        raise SpecError(f"{what}: a weight is NaN or infinite. Find out why before you share; nothing was changed.")
+    check.all_finite(w, what)
     return w.reshape(w.shape[0], -1) if w.numel() else w.new_zeros(w.shape[0], 1)
 
 
@@ -151,8 +150,7 @@ def _grouped(w: Tensor, labels: object, what: str) -> _Grouped:
     flat, named = w.detach().reshape(-1)[chosen], named[chosen]
     device = "cpu" if flat.device.type not in ("cpu", "cuda") else flat.device
     flat, named = flat.to(device, check.width(w.dtype)), named.to(device)
-    if not bool(flat.isfinite().all()):
-        raise SpecError(f"{what}: a weight is NaN or infinite. Find out why before you share; nothing was changed.")
+    check.all_finite(flat, what)
     # by value, then by group with a sort that leaves the values of a group in order: no loop over groups
     _, order = on(flat.device).sort(flat.contiguous(), check.evenly(1, flat.numel()))
     order = order.long()

@@ -80,6 +80,13 @@ class Particles:
             return flat.reshape(-1)[self._index.to(flat.device)]
         return self._arranged(flat).reshape(-1)
 
+    def split(self, flat: Tensor) -> tuple[list[Tensor], int]:
+        """Particles as maps take them: problems of one size as rows of one tensor and 1, else a list of them and 0."""
+        sizes = self.bounds.diff().tolist()
+        if len(set(sizes)) < 2:
+            return [flat.view(len(sizes), *sizes[:1])], 1
+        return list(flat.split(sizes)), 0
+
     @torch.no_grad()
     def write(self, parameter: Tensor, values: Tensor) -> None:
         """Put values, as `read` gave them, where they were read."""

@@ -94,6 +94,14 @@ def prox_clusters(w: Any, step: Any, weights: Any = None, batch_dims: int = 0) -
     return _prox(w, step, weights, batch_dims, label=True)
 
 
+def rewound(old: Tensor, new: Tensor, clusters: Tensor, rewind: float) -> Tensor:
+    """Each cluster, moved `1 − rewind` of its way to `new` from the mean of its members' old places; all `(n)`."""
+    count = int(clusters.max()) + 1 if clusters.numel() else 0
+    sums = torch.zeros(count, dtype=torch.float64, device=old.device).index_add_(0, clusters, old.double())
+    means = (sums / clusters.bincount(minlength=count)).to(old.dtype)[clusters]
+    return means + (1 - rewind) * (new - means)
+
+
 def _prox(w: Any, step: Any, weights: Any, batch_dims: int, label: bool) -> tuple[Any, Any]:
     what = "prox_pairwise"
     step = check.strength(step, f"{what}'s step")

@@ -30,11 +30,12 @@ from torch.nn.functional import softshrink
 from weightshare._typing import Where
 from weightshare.errors import SpecError
 from weightshare.hooks import Handle, described, expect_count, expect_number, is_count
+from weightshare.values import check
 from weightshare.values.binned import NoBins, prox_pairwise_binned
 from weightshare.values.choice import layer_of, trained_weights
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.particles import Granularity, Particles, expect_granularity
-from weightshare.values.prox import prox_clusters, prox_pairwise
+from weightshare.values.prox import prox_clusters, prox_pairwise, rewound
 from weightshare.values.shards import expect_one_cut, local_part, replaced
 
 SORT_FREE_FROM = 1 << 17
@@ -310,10 +311,7 @@ class ProximalHandle(Handle):
         """Where particles go, exactly; and their clusters if asked for, those at 0 being one. `None` moves nothing."""
         rewind = self.spec.rewind_at(self.steps)
         step, threshold = (0.0, 0.0) if length is None else (self.spec.strength * length, self._threshold(length))
-        sizes = particles.bounds.diff().tolist()
-        even = len(set(sizes)) < 2
-        parts = [flat.view(len(sizes), *sizes[:1])] if even else list(flat.split(sizes))
-        dims = int(even)
+        parts, dims = particles.split(flat)
         if not label and not rewind:
             merged = torch.cat([part.reshape(-1) for part in prox_pairwise(parts, step, batch_dims=dims)])
             return (softshrink(merged, threshold) if threshold else merged), flat
@@ -322,10 +320,12 @@ class ProximalHandle(Handle):
         clusters = torch.cat([part.reshape(-1) for part in found])
         soft = softshrink(values, threshold) if threshold else values
         if rewind:
-            back = _rewound(flat, soft, clusters, rewind)
+            back = rewound(flat, soft, clusters, rewind)
             soft = torch.where(soft == 0, 0.0, back) if threshold else back
         if label:  # one cluster at 0 in each problem
-            problem = torch.repeat_interleave(torch.arange(len(sizes)), particles.bounds.diff()).to(clusters.device)
+            problem = torch.repeat_interleave(torch.arange(particles.problems), particles.bounds.diff()).to(
+                clusters.device
+            )
             clusters = torch.where(soft == 0, -1 - problem, clusters).unique(return_inverse=True)[1]
         return soft, clusters
 
@@ -333,23 +333,13 @@ class ProximalHandle(Handle):
         return self.spec.l1 * (length if self.spec.l1_per_step else max(1, self._waited))
 
 
-def _rewound(old: Tensor, new: Tensor, clusters: Tensor, rewind: float) -> Tensor:
-    """Each cluster, moved `1 − rewind` of its way from the mean of its members' old places."""
-    count = int(clusters.max()) + 1 if clusters.numel() else 0
-    sums = torch.zeros(count, dtype=torch.float64, device=old.device).index_add_(0, clusters, old.double())
-    means = (sums / clusters.bincount(minlength=count)).to(old.dtype)[clusters]
-    return means + (1 - rewind) * (new - means)
-
-
 def _thresholded(part: Tensor, threshold: float) -> Tensor:
     """The soft threshold in place, of weights that are finite."""
     if not bool(part.isfinite().all()):
-        raise SpecError("a weight is NaN or infinite. Find out why before you share; nothing was changed.")
+        raise SpecError(check.NOT_FINITE)
     return part.copy_(softshrink(part, threshold)) if threshold else part
 
 
 def _penalty(flat: Tensor, particles: Particles) -> float:
-    sizes = particles.bounds.diff().tolist()
-    if len(set(sizes)) < 2:
-        return float(pairwise_penalty(flat.view(len(sizes), *sizes[:1]), batch_dims=1).double().sum())
-    return sum(float(pairwise_penalty(part)) for part in flat.split(sizes))
+    parts, dims = particles.split(flat)
+    return sum(float(pairwise_penalty(part, batch_dims=dims).double().sum()) for part in parts)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from weightshare.errors import SpecError
 from weightshare.values import check
-from weightshare.values.prox import prox_clusters
+from weightshare.values.prox import prox_clusters, rewound
 from weightshare.values.solve import check_count, check_data, check_start, greatest_eigenvalue, merged, soft
 
 
@@ -71,9 +71,7 @@ def regress_rewound(
         point = w + (y - x @ w) @ x / (n * curvature)
         z, labels = prox_clusters(point, strength / curvature)
         pulled = soft(z, l1 / curvature)
-        sizes = torch.bincount(labels)
-        mean = (torch.zeros_like(w[: len(sizes)]).index_add_(0, labels, point) / sizes)[labels]
-        after = torch.where(pulled == 0, 0.0, mean + (1 - rewind) * (pulled - mean))
+        after = torch.where(pulled == 0, 0.0, rewound(point, pulled, labels, rewind))
         change, w = float((after - w).abs().max()), after
         if change <= tolerance:
             break
