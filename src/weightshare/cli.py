@@ -109,13 +109,19 @@ def train(
     image_size: ImageSize = None,
     augment: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE, may be repeated: crop=4, flip=true, rand_augment=[2,9], erase, mixup, cutmix."),
+        typer.Option(
+            help="KEY=VALUE, may be repeated: crop=4, flip=true, rand_augment=[2,9], erase, mixup, cutmix, pad=mean, "
+            "repeats=4."
+        ),
     ] = None,
     init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices and kernels.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="How lr falls: cosine; or step, to a quarter at half and at three quarters.")
+    ] = None,
     layer_decay: Annotated[float | None, typer.Option(help="Factor on lr from a layer to the one before.")] = None,
     channels_last: Annotated[
         bool | None, typer.Option(help="Images in memory with channels last: often faster.")
@@ -136,16 +142,16 @@ def train(
     from weightshare.training.workplace import Stopped, is_first_process
 
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
-    schedule = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
-    schedule |= _given(channels_last=channels_last)
-    schedule |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
+    recipe = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    recipe |= _given(channels_last=channels_last, schedule=schedule)
+    recipe |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
     options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
         config = Path(out) / CONFIG  # go on with the run that is there
-    settings = _config(config, schedule, **options)
+    settings = _config(config, recipe, **options)
     try:
         summary = run(settings, echo=print)
     except (KeyboardInterrupt, Stopped) as stop:

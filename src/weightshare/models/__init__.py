@@ -2,15 +2,19 @@
 
 from weightshare.models.by_name import build
 from weightshare.models.convmixer import ConvMixer, convmixer
+from weightshare.models.resnet import ResNet, resnet18_half, resnet20
 from weightshare.models.shallow import s_conv, s_fc
 from weightshare.models.torus import TorusCNN, TorusMLP, torus_cnn, torus_mlp
 
 __all__ = [
     "ConvMixer",
+    "ResNet",
     "TorusCNN",
     "TorusMLP",
     "build",
     "convmixer",
+    "resnet18_half",
+    "resnet20",
     "s_conv",
     "s_fc",
     "torus_cnn",

@@ -4,6 +4,8 @@
 |---|---|
 | `convmixer:C/D/P/K` | our ConvMixer, such as `convmixer:256/8/2/5` |
 | `torus-cnn:C1/C2`, `torus-mlp:C1/C2` | two circular convolutions and their fully connected twin |
+| `resnet20:C1/C2/C3` | the ResNet of small images, such as `resnet20:16/32/64`; `blocks=3` of each stage is an option |
+| `resnet18:C1/C2/C3/C4` | the ResNet of large images, such as `resnet18:32/64/128/256`, of half the usual width |
 | `s-conv:C`, `s-fc:C` | one strided convolution with a wide layer behind it, and its fully connected twin |
 | `timm:NAME` | any model of timm |
 | `module:callable` | whatever the callable returns, such as `mypackage.nets:make` |
@@ -19,13 +21,25 @@ from torch import nn
 
 from weightshare.errors import ConfigError
 from weightshare.models.convmixer import convmixer
+from weightshare.models.resnet import ResNet, resnet18_half, resnet20
 from weightshare.models.shallow import s_conv, s_fc
 from weightshare.models.torus import torus_cnn, torus_mlp
+
+
+def _resnet20(*widths: int, **options: Any) -> ResNet:
+    return resnet20(widths, **options)
+
+
+def _resnet18(*widths: int, **options: Any) -> ResNet:
+    return resnet18_half(widths, **options)
+
 
 OURS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
     "convmixer": (convmixer, "C/D/P/K", "convmixer:256/8/2/5"),
     "torus-cnn": (torus_cnn, "C1/C2", "torus-cnn:32/64"),
     "torus-mlp": (torus_mlp, "C1/C2", "torus-mlp:32/64"),
+    "resnet20": (_resnet20, "C1/C2/C3", "resnet20:16/32/64"),
+    "resnet18": (_resnet18, "C1/C2/C3/C4", "resnet18:32/64/128/256"),
     "s-conv": (s_conv, "C", "s-conv:64"),
     "s-fc": (s_fc, "C", "s-fc:64"),
 }

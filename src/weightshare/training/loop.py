@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 import hashlib
-import math
 from pathlib import Path
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from weightshare.training.data import Data, Split, augmentation
 from weightshare.training.keeper import Keeper
 from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
+from weightshare.training.schedule import learning_rate
 from weightshare.training.snapshot import Progress
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.values.baselines import Baseline
@@ -90,8 +90,9 @@ def fit(
     data = data.to(fabric.device)
     _expect_logits(model, data)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    vary = augmentation(recipe.augment, data.train.shape, data.classes)
-    batch_size = min(recipe.batch_size, len(data.train))
+    vary = augmentation(recipe.augment, data.train.shape, data.classes, torch.tensor(data.train.mean))
+    copies = recipe.augment.repeats
+    batch_size = min(recipe.batch_size // copies, len(data.train))  # of different images
     if batch_size < fabric.world_size:
         raise TrainingError(f"A batch of {batch_size} images cannot be cut for {fabric.world_size} processes.")
     steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
@@ -122,9 +123,11 @@ def fit(
                 chunk[fabric.global_rank :: fabric.world_size] for chunk in order.split(batch_size)[at.step : steps]
             ]
             for step, (images, labels) in enumerate(data.train.batches(rows), at.step + 1):
-                lr = _learning_rate(recipe, epoch * steps + step - 1, recipe.epochs * steps)
+                lr = learning_rate(recipe, epoch * steps + step - 1, recipe.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group.get("lr_scale", 1.0)
+                # Copies of one image stay together in one process; each image was read once.
+                images, labels = (part.repeat_interleave(copies, 0) for part in (images, labels))
                 images, targets = vary(images, labels)
                 logits = network(data.train.normalised(images).to(memory_format=layout))
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
@@ -159,13 +162,13 @@ def fit(
             keeper.refuse_diverged(sums, epoch, recipe.lr, test_loss=test_loss)
             row = {
                 "epoch": epoch + 1,
-                "lr": _learning_rate(recipe, (epoch + 1) * steps - 1, recipe.epochs * steps),
+                "lr": learning_rate(recipe, (epoch + 1) * steps - 1, recipe.epochs * steps),
                 "train_loss": train_loss,
                 "train_accuracy": train_accuracy,
                 "test_loss": test_loss,
                 "test_accuracy": test_accuracy,
                 "seconds": time.perf_counter() - started,
-                "images_per_second": steps * batch_size / trained,
+                "images_per_second": steps * batch_size * copies / trained,
                 **_shared(hooks),
             }
             at = Progress(run, [*at.history, row])
@@ -191,13 +194,6 @@ def evaluate(
             sums += _sums(logits, labels, nn.functional.cross_entropy(logits, labels), sums)
     model.train(was_training)
     return _means(fabric, sums)
-
-
-def _learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    warmup = int(recipe.warmup * total)
-    if step < warmup:
-        return recipe.lr * (step + 1) / warmup
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tensor:

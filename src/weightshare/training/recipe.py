@@ -22,6 +22,10 @@ SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal["first", "mean", "weighted_mean"]
 GradientName = Literal["sum", "mean"]
 OptimizerName = Literal["adamw", "sgd"]
+ScheduleName = Literal["cosine", "step"]
+
+MILESTONES, FACTOR = (0.5, 0.75), 0.25
+"""Of Pogodin 2021: the learning rate is divided by 4 after 100 and 150 of 200 epochs."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training schedule: an optimizer, linear warm-up, then one cosine to zero, and what regularises.
+    """A training schedule: an optimizer, linear warm-up, then a learning rate that falls, and what regularises.
 
     Args:
         epochs: Passes over the training images, at least 1.
-        batch_size: Images in a step, over all processes together, at least 2.
+        batch_size: Images in a step, over all processes together and copies included, at least 2.
         lr: Highest learning rate.
         weight_decay: Of what `weightshare.param_groups` gives decay to.
         warmup: Fraction of all steps over which the learning rate rises, 0 to 1.
@@ -83,6 +87,10 @@ class Recipe:
         regularise: What drives weights to share, in order.
         channels_last: Whether training images lie in memory with channels last. Convolutions of many networks are
             faster so, half as fast again on CPUs, and equal up to rounding.
+        schedule: After the warm-up: `cosine` is one cosine to zero, `step` multiplies the learning rate by `factor` at
+            each milestone.
+        milestones: Of `step`: fractions of all steps, rising, from the end of the warm-up to below 1.
+        factor: Of `step`, above 0 and at most 1.
     """
 
     epochs: int = 20
@@ -99,8 +107,14 @@ class Recipe:
     optimizer: OptimizerName = "adamw"
     momentum: float = 0.0
     regularise: list[Regularise] = field(default_factory=list)
+    schedule: ScheduleName = "cosine"
+    milestones: list[float] = field(default_factory=lambda: [*MILESTONES])
+    factor: float = FACTOR
 
     def __post_init__(self) -> None:
+        copies = self.augment.repeats
+        plain = self.schedule != "step"
+        rising = sorted({*self.milestones}) == self.milestones and all(self.warmup <= at < 1 for at in self.milestones)
         for name, valid, needed in (
             ("epochs", self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size >= 2, "2 or more, for batch norm"),
@@ -111,10 +125,16 @@ class Recipe:
             ("clip", self.clip is None or 0 < self.clip < math.inf, "above 0, or nothing"),
             ("momentum", 0 <= self.momentum < 1, "0 to below 1"),
             ("momentum", not self.momentum or self.optimizer == "sgd", "0 for adamw, which has its own"),
+            ("batch_size", self.batch_size % copies == 0, f"a multiple of augment.repeats, {copies}"),
+            ("milestones", plain or rising, f"rising fractions from warmup, {self.warmup}, to below 1"),
+            ("factor", 0 < self.factor <= 1, "above 0 and at most 1"),
             ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and at most 1, or nothing"),
         ):
             if not valid:
                 raise ConfigError(f"train.{name}={getattr(self, name)!r}: need {needed}.")
+        for name, default in (("milestones", [*MILESTONES]), ("factor", FACTOR)):
+            if plain and getattr(self, name) != default:
+                raise ConfigError(f"train.{name} goes with schedule: step, not with {self.schedule}.")
 
 
 @dataclass(frozen=True)

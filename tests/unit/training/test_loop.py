@@ -124,9 +124,9 @@ def test_a_damaged_checkpoint_is_refused(digits, cpu, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(digits, cpu, tmp_path, monkeypatch):
-    real = loop._learning_rate
+    real = loop.learning_rate
     monkeypatch.setattr(
-        loop, "_learning_rate", lambda recipe, step, total: real(recipe, step, total) if step < 22 else 1e38
+        loop, "learning_rate", lambda recipe, step, total: real(recipe, step, total) if step < 22 else 1e38
     )
     with pytest.raises(TrainingError, match=r"loss is (nan|inf) in training .* epoch 2.*last good state is in"):
         fit(network(), digits, SHORT, folder=tmp_path, fabric=cpu)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 import math
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,7 +20,7 @@ class Augment:
     """Which changes are made to images of the training part; the default is none.
 
     Args:
-        crop: Black pixels put around an image before a part of the old size is cut out at random; 0 for none. CIFAR is
+        crop: Pixels put around an image before a part of the old size is cut out at random; 0 for none. CIFAR is
             usually trained with 4.
         flip: Whether half of the images are mirrored, left to right.
         rand_augment: `(n, m)` of RandAugment (Cubuk et al. 2019, arXiv 1909.13719): n changes out of 15 for each image,
@@ -31,13 +31,18 @@ class Augment:
             1710.09412); 0 for none.
         cutmix: α of Beta(α, α) that the area is drawn from that an image takes over from another (Yun et al. 2019,
             arXiv 1905.04899); 0 for none. With `mixup` too, each batch has one of the two, with even chances.
+        pad: Of `crop`, what the pixels put around are: `zero`, black, or `mean`, that of the training images, which is
+            0 once images are normalised.
+        repeats: How often each image is in a batch, varied by itself each time. The batch keeps its size and holds so
+            many times fewer different images, and the epoch has so many times more steps: each image comes up `repeats`
+            times in it (Pogodin 2021, section 5.1, whose time for a run grows as often).
 
     Raises:
         ConfigError: If a value has the wrong kind or is out of range.
 
     Example:
         >>> Augment(crop=4, flip=True)
-        Augment(crop=4, flip=True, rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0)
+        Augment(crop=4, flip=True, rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, pad='zero', repeats=1)
     """
 
     crop: int = 0
@@ -46,6 +51,8 @@ class Augment:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    pad: Literal["zero", "mean"] = "zero"
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if type(self.crop) is not int or self.crop < 0:
@@ -61,6 +68,12 @@ class Augment:
                 raise _wrong(name, getattr(self, name), "a finite number, 0 or more")
         for name in ("erase", "mixup", "cutmix"):
             object.__setattr__(self, name, float(getattr(self, name)))
+        if self.pad not in ("zero", "mean"):
+            raise _wrong("pad", self.pad, "'zero' or 'mean'")
+        if self.pad != "zero" and not self.crop:
+            raise _wrong("pad", self.pad, "crop with it: nothing is put around images")
+        if type(self.repeats) is not int or self.repeats < 1:
+            raise _wrong("repeats", self.repeats, "a whole number, 1 or more")
 
     @property
     def soft(self) -> bool:
@@ -69,11 +82,13 @@ class Augment:
 
     def __bool__(self) -> bool:
         """Whether anything is changed at all."""
-        return any(getattr(self, entry.name) for entry in fields(self))
+        return any(getattr(self, entry.name) != entry.default for entry in fields(self))
 
 
-def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) -> Augmentation:
-    """Make the function that varies a batch.
+def augmentation(
+    augment: Augment, shape: tuple[int, int, int], classes: int, mean: Tensor | None = None
+) -> Augmentation:
+    """Make the function that varies a batch. Copies (`repeats`) are made before, by who makes the batch.
 
     Crops and flips come first, then RandAugment, erasing, and mixing of pairs.
 
@@ -81,6 +96,7 @@ def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) ->
         augment: What to do.
         shape: Of one image: `(in, h, w)`.
         classes: Number of classes, at least every label + 1.
+        mean: Of each channel over the training images, in [0, 1], `(in)`; needed for `pad="mean"`.
 
     Returns:
         From `(images, labels)`, float32 `(batch, in, h, w)` in [0, 1] and int64 `(batch)` on one device, to images of
@@ -89,8 +105,8 @@ def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) ->
         whatever device the images are: the same state gives the same batch.
 
     Raises:
-        ConfigError: If kornia is needed and not installed, if a crop is as wide as an image, or if RandAugment is to
-            vary images of other than 1 or 3 channels.
+        ConfigError: If kornia is needed and not installed, if a crop is as wide as an image, if RandAugment is to vary
+            images of other than 1 or 3 channels, or if a mean is missing.
 
     Example:
         >>> import torch
@@ -101,9 +117,12 @@ def augmentation(augment: Augment, shape: tuple[int, int, int], classes: int) ->
     """
     if augment.crop >= min(shape[1:]):
         raise ConfigError(f"augment.crop={augment.crop}: need less than the side of an image, {min(shape[1:])} pixels.")
+    if augment.pad == "mean" and (mean is None or mean.shape != shape[:1]):
+        got = "none" if mean is None else tuple(mean.shape)
+        raise ConfigError(f"augment.pad='mean': need the mean of each of {shape[0]} channels, got {got}.")
     steps: list[Callable[[Tensor], Tensor]] = []
     if augment.crop or augment.flip:
-        steps.append(moving(augment.crop, augment.flip))
+        steps.append(moving(augment.crop, augment.flip, mean if augment.pad == "mean" else None))
     if augment.rand_augment or augment.erase:
         from weightshare.training.data.pixels import erasing, rand_augment  # they import kornia
 

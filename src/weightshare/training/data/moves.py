@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def moving(padding: int, flip: bool) -> Callable[[Tensor], Tensor]:
+def moving(padding: int, flip: bool, fill: Tensor | None = None) -> Callable[[Tensor], Tensor]:
     """Make the function that cuts each image out at random from itself with a border, and mirrors half of them.
 
     Args:
-        padding: Width of the black border in pixels; 0 for no crop.
+        padding: Width of the border in pixels; 0 for no crop.
         flip: Whether to mirror.
+        fill: Of the border, one value for each channel, `(in)`; none is black.
 
     Returns:
         From `(batch, in, h, w)` to the same shape. Whatever `padding` and `flip` are, it draws the same numbers.
@@ -23,27 +24,33 @@ def moving(padding: int, flip: bool) -> Callable[[Tensor], Tensor]:
         count = len(images)
         down, right = torch.randint(0, 2 * padding + 1, (2, count))
         mirrored = (torch.rand(count) < 0.5) & flip
-        return moved(images, padding, down, right, mirrored)
+        return moved(images, padding, down, right, mirrored, fill)
 
     return move
 
 
-def moved(images: Tensor, padding: int, down: Tensor, right: Tensor, mirrored: Tensor) -> Tensor:
+def moved(
+    images: Tensor, padding: int, down: Tensor, right: Tensor, mirrored: Tensor, fill: Tensor | None = None
+) -> Tensor:
     """Cut each image out of itself with a border, at `(down, right)` from the corner, then mirror some.
 
     Args:
         images: `(batch, in, h, w)`.
-        padding: Width of the border of zeros.
+        padding: Width of the border.
         down: Row of the border's picture where each cut starts, 0 to 2 * padding, int64 `(batch)`.
         right: Its column, likewise.
         mirrored: Which images are mirrored, bool `(batch)`.
+        fill: Of the border, one value for each channel, `(in)`; none is zeros.
     """
     count, _, height, width = images.shape
     across = torch.arange(width).expand(count, width)
     columns = torch.where(mirrored[:, None], across.flip(1), across) + right[:, None]
     rows = torch.arange(height) + down[:, None]
     if padding:
-        images = pad(images, (padding, padding, padding, padding))
+        inner, images = images, pad(images, (padding, padding, padding, padding))
+        if fill is not None:
+            images[:] = fill.to(images).view(-1, 1, 1)
+            images[..., padding:-padding, padding:-padding] = inner
     rows, columns = (index.to(images.device, non_blocking=True) for index in (rows, columns))
     # Channels last, for whole pixels to be copied and for one index for all channels.
     pixels = images.permute(0, 2, 3, 1)
