@@ -5,6 +5,7 @@ that the first argument is changed.
 """
 
 import copy
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,8 @@ from weightshare._typing import Where
 from weightshare.errors import ModelChanged
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
+from weightshare.space.convert import LocalPlan, plan_local
+from weightshare.space.convert import fold_ as fold_local_
 from weightshare.surgery import edit
 from weightshare.surgery.sites import plain, unwrapped
 
@@ -125,20 +128,61 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
         return edit.tie(edits, planning.applied_ties(model), compare)
 
 
-def fold(model: nn.Module) -> nn.Module:
+def localize_(
+    model: nn.Module, example_input: Any, where: Where = None, keep_first: int = 0, eps: float = 0.0
+) -> LocalPlan:
+    """Give each position of convolutions a kernel of its own: the other way than sharing. Outputs stay as they are.
+
+    Args:
+        model: Any network with convolutions of torch, of 1 to 3 dimensions, transposed or not. It is run once on the
+            example, in evaluation mode, to see the size of each convolution's input; later inputs need that size.
+        example_input: A tensor, a sequence of positional arguments, or a mapping of keyword arguments.
+        where: Which convolutions, by the rule of `plan`; `None` is all that can become local.
+        keep_first: How many of these, in the order in which they run, stay convolutions.
+        eps: Noise on the copies, relative to the standard deviation of each kernel's numbers; see
+            `LocallyConnected2d.from_conv`.
+
+    Returns:
+        The plan that was applied; `weightshare.space.convert.plan_local` makes it alone.
+
+    Raises:
+        NoMatch: If the pattern matches no convolution that can become local.
+        AlreadyShared: If it names one whose weight is read elsewhere too.
+        SpecError: If it names one that runs at several sizes, or is no plain convolution of torch, or the model cannot
+            run on the example. The model is then as it was.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 3, 3))
+        >>> plan = localize_(net, torch.zeros(1, 1, 7, 7), keep_first=1)
+        >>> plan.stored_before, plan.stored_after, type(net[2]).__name__
+        (77, 1373, 'LocallyConnected2d')
+        >>> type(fold(net)[2]).__name__
+        'Conv2d'
+    """
+    made = plan_local(model, example_input, where, keep_first, eps)
+    made.apply_(model)
+    return made
+
+
+def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
     """A new plain module that computes the same and stores only what must be stored.
 
     Hard sharing folds exactly: layers that share hold one `nn.Parameter` under several names, which is all that torch
-    needs. The result has torch's classes (and the model's own) only, and no trace of plans.
+    needs. Local layers become convolutions: equal kernels are copied, others become their mean, and the error that it
+    makes is what `plan_fold` says before. The result has torch's classes (and the model's own) only, and no trace of
+    plans.
 
     Args:
-        model: A shared model. It is not changed.
+        model: A shared model, or one with local layers. It is not changed.
+        tolerance: How far the kernels of a local layer may be from their mean, relative to it; `math.inf` folds in any
+            case.
 
     Returns:
         A deep copy without plans, its ties intact.
 
     Raises:
-        ModelChanged: If ties have come undone (call `retie_` first), or torch cannot copy the model.
+        ModelChanged: If ties have come undone (call `retie_` first), kernels differ by more than the tolerance, or
+            torch cannot copy the model.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -160,6 +204,7 @@ def fold(model: nn.Module) -> nn.Module:
         for at, applied in reversed(list(planning.applied_plans(folded))):
             for group in reversed(applied.groups):
                 applied.spec.fold_(edits, group.under(at))
+        fold_local_(edits, tolerance)
         planning.forget(edits, folded)
     return folded
 

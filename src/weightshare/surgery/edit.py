@@ -36,6 +36,23 @@ class Transaction:
         # setattr, not `_parameters`: recurrent layers keep a second list of their weights in step through it.
         setattr(owner, name, tensor)
 
+    def replace(self, path: str, module: nn.Module) -> None:
+        """Put a module at a path, and wherever else the one that is there was registered.
+
+        Args:
+            path: Of a module that is not the model itself.
+            module: What is there from now on.
+        """
+        self._refuse_reduced()
+        if not path:
+            raise ModelChanged(f"{type(self.model).__name__} is the layer itself: nothing holds it. Wrap it first.")
+        before = self.model.get_submodule(path)
+        for owner in self.model.modules():
+            for name, child in owner._modules.items():
+                if child is before:
+                    self._undo.append(lambda owner=owner, name=name: setattr(owner, name, before))
+                    setattr(owner, name, module)
+
     def decode(self, path: str, decoder: nn.Module, stored: nn.Parameter) -> None:
         """Make a path read `decoder(stored)`, by torch's own parametrization, in place of the parameter that is there.
 

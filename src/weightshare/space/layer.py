@@ -1,0 +1,111 @@
+"""What all layers with kernels of their own at each position have in common.
+
+A `LocalLayer` is the widest assignment across space: every position reads a slot of its own. How positions lie along
+each axis of the layer, and what they see, is an `Axis`; the lattices of `weightshare.space.lattice` are made of those,
+so the same code serves 1, 2 and 3 dimensions, transposed layers and the patches of a vision transformer.
+"""
+
+from abc import ABC, abstractmethod
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from weightshare.errors import ShapeMismatch
+
+
+class Axis(NamedTuple):
+    """How positions lie along one spatial axis of a layer.
+
+    Args:
+        positions: How many there are.
+        size: Numbers along the axis of the map that kernels look at, without padding.
+        kernel: Taps.
+        stride: Of the map, from one position to the next.
+        dilation: Of the map, from one tap to the next.
+        low: How far the first tap of the first position lies before the map.
+    """
+
+    positions: int
+    size: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    low: int = 0
+
+    def inside(self) -> Tensor:
+        """`(positions, kernel)` bool: whether a tap lies on the map, and not on padding."""
+        at = torch.arange(self.positions)[:, None] * self.stride - self.low
+        at = at + torch.arange(self.kernel) * self.dilation
+        return (at >= 0) & (at < self.size)
+
+
+class LocalLayer(nn.Module, ABC):
+    """A layer with one kernel per position; abstract.
+
+    Its `weight` is `(*positions, groups, inner, outer)`. Of convolutions `inner` is `taps·in/groups`, taps first, and
+    `outer` is `out/groups`; of transposed ones `inner` is `taps·out/groups`, and `outer` is `in/groups`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    @property
+    @abstractmethod
+    def axes(self) -> tuple[Axis, ...]:
+        """How positions lie, along each spatial axis."""
+
+    @abstractmethod
+    def shared(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """The layer of torch that computes the same if all positions read one kernel.
+
+        Args:
+            weight: `(groups, inner, outer)`.
+            bias: `(out)` or `None`.
+        """
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """How many positions there are along each spatial axis."""
+        return tuple(axis.positions for axis in self.axes)
+
+    def kernels(self) -> Tensor:
+        """`(positions, groups, inner, outer)`: the weight that is read, positions in one axis."""
+        return self.weight.flatten(0, len(self.axes) - 1)
+
+    def biases(self) -> Tensor | None:
+        """`(positions, out)`, or `None` where all positions read one bias or there is none."""
+        if self.bias is None or self.bias.ndim == 1:
+            return None
+        return self.bias.flatten(0, len(self.axes) - 1)
+
+    def bias_at_positions(self) -> bool:
+        """Whether each position has biases of its own."""
+        return self.bias is not None and self.bias.ndim > 1
+
+    def expect_size(self, size: tuple[int, ...], needed: tuple[int, ...]) -> None:
+        """Refuse an input of another size than the layer was made for.
+
+        Raises:
+            ShapeMismatch: With both.
+        """
+        if size != needed:
+            raise ShapeMismatch(
+                f"{type(self).__name__}: got an input of size {_times(size)}, and it has {prod(self.positions):,} "
+                f"kernels for inputs of size {_times(needed)}. Resize or crop the images, or make the layer for theirs."
+            )
+
+
+def cast_for_autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
+    """What a layer reads, in the type that autocast asks for on the device of `x`, if it is on."""
+    kind = x.device.type
+    tensors: list[Tensor | None] = [x, *others]
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return [one.to(dtype) if one is not None and one.is_floating_point() else one for one in tensors]
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))

@@ -1,0 +1,251 @@
+"""Sleep: between training steps the kernels of positions that see the same are pulled together.
+
+    handle = Sleep(every=10).attach_(optimizer, model)      # runs after optimizer.step(), in anyone's loop
+    Sleep(mode="hebbian").now_(model)                       # or once, without an optimizer
+
+**Instant** sharing sets each kernel to the mean over its class of the `Lattice`. **Hebbian** sharing gets there by
+local plasticity (equation 4): the input repeats, so all neurons `i` of a class see one `x`, and
+
+    Δw_i = −η [(z_i − mean_j z_j) x + γ (w_i − w_i^init)],        z_i = w_i·x
+
+Only weights are needed, no gradients, so it goes with any learning rule that has an optimizer's `step`, and it is the
+same on every process of data-parallel training: patterns are drawn from a seed of their own. Sharing is for each layer
+and each channel. Moments of the optimizer are not shared.
+
+In the grid: the drive towards sharing across space. Source: Pogodin 2021, sections 4 and 4.1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weightshare._typing import Where
+from weightshare.errors import NoMatch, SpecError
+from weightshare.hooks import Handle, expect_count, expect_number, is_count
+from weightshare.space.lattice import Index, Lattice
+from weightshare.space.layer import LocalLayer
+from weightshare.space.plasticity import Hebbian, expect_periodic, relax_
+from weightshare.surgery.sites import plain, select, sites
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """A phase of weight sharing after every so many steps.
+
+    Args:
+        every: After how many steps, at least 1. The first step of an epoch is followed by one, so that `every=10`
+            sleeps after steps 1, 11, 21, ...; without `handle.epoch_ended()` all steps are one epoch.
+        mode: `"instant"`, `"hebbian"`, or a `Hebbian(...)` with settings of its own.
+        strength: How far kernels move, from 0 (not) to 1 (all the way).
+        unit: What `every` counts: `"step"`, or `"epoch"`, whose ends `handle.epoch_ended()` tells.
+        lattice: Which positions share.
+
+    Raises:
+        SpecError: If a value is out of its range.
+
+    Source: Pogodin 2021, section 4; `ws(n)` of its tables is `Sleep(every=n)`.
+
+    Example:
+        >>> from weightshare.space.local import LocallyConnected1d
+        >>> net = nn.Sequential(LocallyConnected1d(1, 1, 3, input_size=8))
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> handle = Sleep(every=1).attach_(optimizer, net)
+        >>> net(torch.ones(2, 1, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> torch.equal(net[0].weight[0], net[0].weight[3])
+        True
+    """
+
+    every: int = 10
+    mode: Literal["instant", "hebbian"] | Hebbian = "instant"
+    strength: float = 1.0
+    unit: Literal["step", "epoch"] = "step"
+    lattice: Lattice = field(default_factory=Lattice)
+
+    def __post_init__(self) -> None:
+        expect_count("Sleep(every)", self.every, 1)
+        expect_number("Sleep(strength)", self.strength, 0, 1)
+        if self.mode not in ("instant", "hebbian") and not isinstance(self.mode, Hebbian):
+            raise SpecError(f"Sleep(mode={self.mode!r}): need 'instant', 'hebbian' or a Hebbian(...).")
+        if self.unit not in ("step", "epoch"):
+            raise SpecError(f"Sleep(unit={self.unit!r}): need 'step' or 'epoch'.")
+        if not isinstance(self.lattice, Lattice):
+            raise SpecError(f"Sleep(lattice={self.lattice!r}): need a Lattice.")
+
+    def attach_(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where = None) -> "SleepHandle":
+        """Sleep after steps of an optimizer from now on.
+
+        Args:
+            optimizer: Any of torch, or a wrapper that holds it as `.optimizer`.
+            model: The model that it trains.
+            where: Which of its local layers, by the rule of `plan`; `None` is all.
+
+        Returns:
+            The handle.
+
+        Raises:
+            NoMatch: If the model has no local layer, or the pattern matches none.
+            OptimizerMismatch: If no group of the optimizer holds a layer's weight.
+            SpecError: If a weight cannot be moved, or the mode does not fit a layer.
+        """
+        return SleepHandle(optimizer, model, where, self)
+
+    def now_(self, model: nn.Module, where: Where = None) -> None:
+        """Sleep once, without an optimizer.
+
+        Args:
+            model: A model with local layers.
+            where: Which of them; `None` is all.
+
+        Raises:
+            NoMatch: If there is none.
+            SpecError: If the mode does not fit a layer, or a weight is not finite.
+        """
+        found = local_layers(model, where)
+        for number, (path, layer) in enumerate(found.items()):
+            self._relax(path, layer, (0, number))
+
+    def _expect_fit(self, path: str, layer: LocalLayer) -> None:
+        """Refuse what would fail at the first sleep."""
+        try:
+            self.lattice.assignment(layer)
+            if self.mode != "instant":
+                expect_periodic(layer, self.lattice)
+        except SpecError as error:
+            raise SpecError(f"Sleep on '{path}': {error}") from error
+
+    def _relax(self, path: str, layer: LocalLayer, seeds: tuple[int, int]) -> None:
+        rule = Hebbian() if self.mode == "hebbian" else self.mode
+        try:
+            if isinstance(rule, Hebbian):
+                relax_(layer, self.lattice, rule, self.strength, seeds)
+            else:
+                pull_(layer, self.lattice, self.strength)
+        except SpecError as error:
+            raise SpecError(f"Sleep on '{path}': {error}") from error
+
+
+class SleepHandle(Handle):
+    """What `Sleep.attach_` returns: `now()` sleeps at once, `epoch_ended()` tells that an epoch is over.
+
+    Args:
+        sleeps: How many phases there were.
+    """
+
+    spec: Sleep
+
+    def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where, spec: Sleep) -> None:
+        self.layers = local_layers(model, where)
+        held = {id(tensor) for layer in self.layers.values() for tensor in own(layer)}
+        super().__init__(optimizer, model, [site for site in sites(model) if id(site.tensor) in held], spec)
+        self.sleeps = self.in_epoch = self.epochs = 0
+        try:
+            for path, layer in self.layers.items():
+                spec._expect_fit(path, layer)
+        except SpecError:
+            self.remove()
+            raise
+
+    def after(self) -> None:
+        self.in_epoch += 1
+        if self.spec.unit == "step" and (self.in_epoch - 1) % self.spec.every == 0:
+            self.now()
+
+    def now(self) -> None:
+        """Sleep at once, whatever `every` says.
+
+        Raises:
+            ModelChanged: If the model reads other parameters now.
+            SpecError: If a weight is not finite.
+        """
+        self.expect_held()
+        for number, (path, layer) in enumerate(self.layers.items()):
+            self.spec._relax(path, layer, (self.sleeps, number))
+        self.sleeps += 1
+
+    def epoch_ended(self) -> None:
+        """Count steps from 0 again, and sleep if `unit="epoch"` says so."""
+        self.in_epoch = 0
+        self.epochs += 1
+        if self.spec.unit == "epoch" and self.epochs % self.spec.every == 0:
+            self.now()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"sleeps": self.sleeps, "in_epoch": self.in_epoch, "epochs": self.epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        counts = [state.get(name) for name in ("sleeps", "in_epoch", "epochs")]
+        if not all(is_count(count) for count in counts):
+            raise SpecError(f"The state of a hook is damaged: {dict(state)!r}.")
+        super().load_state_dict(state)
+        self.sleeps, self.in_epoch, self.epochs = (int(count) for count in counts if count is not None)
+
+
+def local_layers(model: nn.Module, where: Where = None) -> dict[str, LocalLayer]:
+    """The local layers of a model whose weight a pattern matches, by path, each once, in the order of the model.
+
+    Raises:
+        NoMatch: If there is none.
+    """
+    model = plain(model)
+    chosen = {id(site.tensor) for site in select(sites(model), where)}
+    every = {path: module for path, module in model.named_modules() if isinstance(module, LocalLayer)}
+    if not every:
+        raise NoMatch(
+            f"{type(model).__name__} has no local layer. Make its convolutions local first: localize_(model, example)."
+        )
+    found = {path: layer for path, layer in every.items() if any(id(p) in chosen for p in layer.parameters())}
+    if not found:
+        raise NoMatch(f"where={where!r} matches no local layer. There are: {', '.join(list(every)[:6])}.")
+    return found
+
+
+def pull_(layer: LocalLayer, lattice: Lattice, strength: float = 1.0) -> None:
+    """Set the kernels of each class to their mean, or move them part of the way; biases of positions too.
+
+    Args:
+        layer: Changed in place.
+        lattice: Which positions share.
+        strength: 1 leaves kernels of a class equal to the bit.
+
+    Raises:
+        SpecError: If a weight is NaN or infinite, or the lattice does not fit the layer.
+    """
+    axes = len(layer.axes)
+    for tensor in own(layer):
+        whole = tensor.detach()
+        flat = whole.flatten(0, axes - 1)
+        parts = [flat, whole]
+        where = [at.to(flat.device) if isinstance(at, Tensor) else at for at in lattice.classes(layer)]
+        means = [_mean(parts, at, axes) for at in where]
+        if not bool(torch.stack([mean.sum() for mean in means]).isfinite().all()):
+            raise SpecError("a weight is NaN or infinite: the loss has diverged. Lower the learning rate.")
+        for at, mean in zip(where, means, strict=True):
+            part = flat[at] if isinstance(at, Tensor) else whole[at]
+            moved = mean.expand_as(part) if strength == 1 else part.lerp(mean, strength)
+            if isinstance(at, Tensor):
+                flat[at] = moved
+            else:
+                part.copy_(moved)
+        torch.autograd.graph.increment_version(tensor)
+
+
+def own(layer: LocalLayer) -> list[nn.Parameter]:
+    """The parameters of a layer that each position has a part of.
+
+    Raises:
+        SpecError: If its weight is made from something else, such as the slots of a `Lattice`.
+    """
+    found = [layer.weight, *([layer.bias] if layer.bias is not None and layer.bias_at_positions() else [])]
+    if not all(isinstance(one, nn.Parameter) for one in found):
+        raise SpecError("its weight is made from stored slots, which is shared already. Take that off first: unshare_.")
+    return found
+
+
+def _mean(parts: list[Tensor], at: Index, axes: int) -> Tensor:
+    if isinstance(at, Tensor):
+        return parts[0][at].mean(0, keepdim=True)
+    return parts[1][at].mean(tuple(range(axes)), keepdim=True)
