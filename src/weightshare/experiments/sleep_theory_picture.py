@@ -17,8 +17,8 @@ def draw_sleep(data: Mapping[str, Any]) -> "Figure":
         data: What `sleep_figure` returns.
 
     Returns:
-        A matplotlib figure: a panel for each kernel size, a colour for each `γ`; dotted, theory; dashed, the limit for
-        infinite inhibition, where inhibition is finite.
+        A matplotlib figure: a panel for each kernel size, a colour for each `γ`; dotted, theory. Dashed, with the
+        circuit, theory with the time that rates take, and with the biased update the limit for infinite inhibition.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -28,6 +28,7 @@ def draw_sleep(data: Mapping[str, Any]) -> "Figure":
     kernels, gammas = config["kernels"], config["gammas"]
     colours = dict(zip(gammas, (COLOURS[0], COLOURS[1], COLOURS[2], *COLOURS[3:]), strict=False))
     biased = config["alpha"] is not None
+    dashed, name = ("presented", "fixed point for 150 ms each") if config["neural"] else ("limit", "limit without bias")
     with rc_context(LOOK):
         figure = Figure(figsize=(9.6, 3.9), layout="constrained")
         panels = figure.subplots(1, len(kernels), sharey=True, squeeze=False)[0]
@@ -37,7 +38,7 @@ def draw_sleep(data: Mapping[str, Any]) -> "Figure":
                 axes.plot(data["times"], cell["curve"], color=colour, lw=1.6)
                 axes.axhline(cell["theory"], color=colour, lw=1.2, ls=":")
                 if biased:
-                    axes.axhline(cell["limit"], color=colour, lw=1.0, ls="--", alpha=0.6)
+                    axes.axhline(cell[dashed], color=colour, lw=1.0, ls="--", alpha=0.7)
             axes.set_title(f"kernel {kernel}×{kernel}: {kernel**2} inputs")
             axes.grid()
             axes.margins(x=0.01)
@@ -49,6 +50,6 @@ def draw_sleep(data: Mapping[str, Any]) -> "Figure":
         aim = f"fixed point with α = {config['alpha']:g}" if biased else "fixed point"
         lines.append(Line2D([], [], color=INK, lw=1.2, ls=":", label=aim))
         if biased:
-            lines.append(Line2D([], [], color=INK, lw=1.0, ls="--", label="limit without bias, 2 log(γ/(1 + γ))"))
+            lines.append(Line2D([], [], color=INK, lw=1.0, ls="--", label=name))
         figure.legend(handles=lines, loc="outside upper center", ncols=len(lines))
     return figure

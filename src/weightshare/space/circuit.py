@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from weightshare.errors import SpecError
-from weightshare.hooks import expect_number
+from weightshare.hooks import expect_count, expect_number
 from weightshare.space import check
 from weightshare.space.measure import snr
 from weightshare.space.theory import AT_ONCE, Course, Level, advance, course, expect_momentum, expect_rates, flat
@@ -114,6 +114,41 @@ class Circuit:
         h, strength = self.step / self.tau, check.level(self.alpha, "alpha", _drive(drive))
         more = drive - rates - (strength * inhibition)[..., None] + self.bias
         return rates + h * more, inhibition + h * (rates.mean(-1) - self.bias - inhibition)
+
+    def presented(self, steps: int) -> tuple[Tensor, Tensor]:
+        """What plasticity is given on the average over a presentation, whose first steps are not settled yet.
+
+        Rates lag behind a new input, and inhibition lags behind the rates. In each step of the presentation a neuron
+        that differs from the mean by 1 answers with its own part of it, and the mean with another; their averages are
+        a gain `g` and a leak `g/(1 + α')`. So weights that learn slowly end at
+        `fixed_point(w_init, g·C, gamma, α')`, where inputs are independent and of mean 0.
+
+        Args:
+            steps: Euler's steps of a presentation, at least 1.
+
+        Returns:
+            `g` and `α'`, float64, of the shape of `alpha`; they come to 1 and `alpha` for many steps.
+
+        Raises:
+            SpecError: If there is no step.
+
+        Source: not in the paper, which takes rates as settled (eq. 24).
+
+        Example:
+            >>> gain, alpha = Circuit(alpha=10.0).presented(150)
+            >>> round(float(gain), 3), round(float(alpha), 3)
+            (0.808, 6.574)
+        """
+        expect_count("steps", steps, 1)
+        strength = check.level(self.alpha, "alpha", torch.zeros((), dtype=torch.float64))
+        drive = strength.new_tensor([2.0, 0.0]).expand(*strength.shape, 2)  # mean 1, and 1 away from it
+        rates, inhibition = torch.full_like(drive, self.bias), torch.zeros_like(strength)
+        total = torch.zeros_like(drive)
+        for _ in range(steps):
+            rates, inhibition = self.euler(rates, inhibition, drive)
+            total = total + (rates - self.bias) / steps
+        gain, mean = total.diff(dim=-1).squeeze(-1).neg() / 2, total.mean(-1)
+        return gain, gain / mean - 1
 
 
 def simulate(

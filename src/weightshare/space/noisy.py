@@ -89,7 +89,7 @@ def noise_bound(
     Example:
         >>> w, x = torch.tensor([[0.0], [2.0]]), torch.ones(1, 1)
         >>> noise_bound(w, x, torch.full((2,), 0.01), gamma=1.0, noise=0.0)
-        tensor([0.5000, 0.5153, 0.5303], dtype=torch.float64)
+        tensor([0.5000, 0.5038, 0.5076], dtype=torch.float64)
     """
     what = "noise_bound"
     start = check.weights(w_init, what)
