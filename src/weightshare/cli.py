@@ -235,6 +235,20 @@ def demo(
     run_demo(out, range(seeds))
 
 
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(help="4A, 4B, 5A or 5B, of Pogodin 2021.")],
+    out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path("results"),
+    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
+    input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
+) -> None:
+    """Simulate a figure of a paper again: its curves beside theory, as numbers and as a picture."""
+    from weightshare.experiments.figures import figure as make_figure
+
+    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean)
+    print(f"{numbers}\n\nPicture: {picture}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error of ours is one message on standard error and exit status 1."""
     sys.path.insert(0, os.getcwd())  # so that module:callable finds a module beside the caller, as `python -m` would

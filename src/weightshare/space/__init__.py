@@ -1,0 +1,1 @@
+"""Sharing across space: items are the positions of one layer, its neurons."""

@@ -1,0 +1,52 @@
+"""How far the neurons of a layer are from sharing one kernel: the signal-to-noise ratio of their weights.
+
+In the grid: the measure of the space axis. Infinite where neurons share to the bit, about 1 for `N(1, 1)` weights.
+"""
+
+from jaxtyping import Float
+import torch
+from torch import Tensor
+
+from weightshare.errors import SpecError
+
+
+def snr(weights: Float[Tensor, "... neurons inputs"]) -> Float[Tensor, "..."]:
+    """Compare the weights' mean over neurons with their spread, input by input.
+
+    `SNR = 1/k² Σ_j (mean_i w_ij)² / mean_i (w_ij − mean_i' w_i'j)²`, where `j` runs over the `k²` inputs of a neuron.
+
+    Args:
+        weights: `(..., neurons, inputs)` of a floating-point type; at least one of each. Leading dimensions count
+            layers, channels or runs.
+
+    Returns:
+        A float64 number of at least 0 for each of the leading dimensions, computed in float64. Exactly infinite where
+        one input has the same weight, to the bit, in all neurons: also where that weight is 0 (0/0 counts as shared),
+        and for a single neuron. NaN where a weight is NaN or infinite.
+
+    Raises:
+        SpecError: If `weights` is no float tensor of two or more dimensions, or empty in one of the last two.
+
+    Source: Pogodin 2021, eq. 6.
+    Differs: nothing; 0/0 is left open there.
+
+    Example:
+        >>> snr(torch.tensor([[1.0, 4.0], [3.0, 8.0]]))  # means 2 and 6, variances 1 and 4
+        tensor(6.5000, dtype=torch.float64)
+        >>> snr(torch.tensor([[[0.1], [0.1]], [[0.1], [-0.1]]]))
+        tensor([inf, 0.], dtype=torch.float64)
+    """
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        got = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
+        raise SpecError(f"snr needs a tensor of floating-point numbers, got {got}.")
+    if weights.ndim < 2 or not min(weights.shape[-2:]):
+        raise SpecError(f"snr needs weights (..., neurons, inputs), at least one of each, got {tuple(weights.shape)}.")
+    w = weights.double()
+    # From the first neuron on: the mean of equal numbers may round to another one, their differences are 0.
+    away = w - w[..., :1, :]
+    shift = away.mean(-2, keepdim=True)
+    mean = (w[..., :1, :] + shift).squeeze(-2)
+    variance = (away - shift).square().mean(-2)
+    shared = variance == 0
+    ratio = mean.square() / variance.masked_fill(shared, 1.0)
+    return ratio.masked_fill(shared, torch.inf).mean(-1)
