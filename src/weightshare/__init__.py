@@ -20,12 +20,16 @@ from weightshare.files.checkpoint import load, save, tensors
 from weightshare.optimizer import check, param_groups
 from weightshare.planning import Plan
 from weightshare.sharing import Assignment
+from weightshare.space.lattice import Lattice
+from weightshare.space.local import LocallyConnected1d, LocallyConnected2d, LocallyConnected3d
+from weightshare.space.plasticity import Hebbian
+from weightshare.space.sleep import Sleep
 from weightshare.values.binned import prox_pairwise_binned
 from weightshare.values.codebook import Codebook
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.prox import prox_pairwise
 from weightshare.values.proximal import Proximal, Ramp
-from weightshare.verbs import fold, plan, retie_, share_, unshare_
+from weightshare.verbs import fold, localize_, plan, retie_, share_, unshare_
 
 if TYPE_CHECKING:
     from weightshare import models
@@ -35,11 +39,17 @@ __version__ = "0.1.0"
 __all__ = [
     "Assignment",
     "Codebook",
+    "Hebbian",
+    "Lattice",
+    "LocallyConnected1d",
+    "LocallyConnected2d",
+    "LocallyConnected3d",
     "Plan",
     "Proximal",
     "Ramp",
     "Report",
     "SharingError",
+    "Sleep",
     "Tie",
     "back",
     "check",
@@ -47,6 +57,7 @@ __all__ = [
     "fold",
     "front",
     "load",
+    "localize_",
     "mean",
     "middle",
     "models",

@@ -200,9 +200,7 @@ def sleep_figure(
     return data
 
 
-def draw_figure(
-    name: str, out: str | Path, seeds: Sequence[int] = SEEDS, input_mean: float = 0.0
-) -> tuple[str, Path]:
+def draw_figure(name: str, out: str | Path, seeds: Sequence[int] = SEEDS, input_mean: float = 0.0) -> tuple[str, Path]:
     """Make one of the paper's figures: see `sleep_figure`.
 
     Returns:

@@ -213,7 +213,9 @@ class LocallyConnected(LocalLayer):
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        rows = zip(self._positions, self.input_size, self.kernel_size, self.stride, self.dilation, self._low, strict=True)
+        rows = zip(
+            self._positions, self.input_size, self.kernel_size, self.stride, self.dilation, self._low, strict=True
+        )
         return tuple(Axis(*row) for row in rows)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,11 +3,16 @@
 In the grid: the measure of the space axis. Infinite where neurons share to the bit, about 1 for `N(1, 1)` weights.
 """
 
+import math
+from typing import NamedTuple
+
 from jaxtyping import Float
 import torch
 from torch import Tensor
 
 from weightshare.errors import SpecError
+from weightshare.space.lattice import Lattice
+from weightshare.space.layer import LocalLayer
 
 
 def snr(weights: Float[Tensor, "... neurons inputs"]) -> Float[Tensor, "..."]:
@@ -50,3 +55,40 @@ def snr(weights: Float[Tensor, "... neurons inputs"]) -> Float[Tensor, "..."]:
     shared = variance == 0
     ratio = mean.square() / variance.masked_fill(shared, 1.0)
     return ratio.masked_fill(shared, torch.inf).mean(-1)
+
+
+class Sharing(NamedTuple):
+    """How far a local layer is from sharing: `within` the classes of a lattice, and over `all` its positions.
+
+    Each is a signal-to-noise ratio, the mean over channels (and classes); infinite where kernels are equal to the bit.
+    Classes of one position say nothing and are not counted.
+    """
+
+    within: float
+    all: float
+
+
+def space_sharing(layer: LocalLayer, lattice: Lattice | None = None) -> Sharing:
+    """Measure the kernels of a layer.
+
+    Args:
+        layer: Any local layer. It is not changed.
+        lattice: The classes; `None` is the paper's.
+
+    Returns:
+        Equation 6 for each channel, averaged: over all positions, and over the positions of each class.
+
+    Source: Pogodin 2021, eq. 6; the classes are those of section 4.1.
+
+    Example:
+        >>> from weightshare.space.local import LocallyConnected1d
+        >>> layer = LocallyConnected1d(1, 2, 3, input_size=8)
+        >>> layer.reset_parameters(eps=0.0)
+        >>> space_sharing(layer)
+        Sharing(within=inf, all=inf)
+    """
+    kernels = layer.kernels().detach().permute(1, 3, 0, 2)  # groups, outer, positions, inner
+    readers = (lattice or Lattice()).assignment(layer).readers
+    within = [snr(kernels[:, :, list(members)]).mean() for members in readers if len(members) > 1]
+    inside = float(torch.stack(within).mean()) if within else math.inf
+    return Sharing(inside, float(snr(kernels).mean()))

@@ -26,6 +26,9 @@ from torch.nn.functional import pad
 CHUNK_BYTES = {"cpu": 1 << 22}
 """Bytes of patches that are gathered at a time: as much as stays in a core's cache. Elsewhere `LARGE`."""
 LARGE = 1 << 28
+GATHER_FROM = 128
+"""Images in a batch from which the gradient of the input is gathered by turned kernels, not added up from patches."""
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Geometry(NamedTuple):
@@ -56,6 +59,15 @@ class Geometry(NamedTuple):
         """How many positions an input of a size has along each axis; 0 or less where the kernel does not fit."""
         rows = zip(size, self.kernel, self.stride, self.dilation, self.low, self.high, strict=True)
         return tuple((n + a + b - d * (k - 1) - 1) // s + 1 for n, k, s, d, a, b in rows)
+
+    def turned(self, size: Sequence[int], positions: Sequence[int]) -> "Geometry | None":
+        """How the numbers of an input see the positions, taps backwards; `None` where they are not all alike."""
+        spans = [step * (taps - 1) for step, taps in zip(self.dilation, self.kernel, strict=True)]
+        low = tuple(span - width for span, width in zip(spans, self.low, strict=True))
+        high = tuple(n + width - count for n, width, count in zip(size, self.low, positions, strict=True))
+        if any(step != 1 for step in self.stride) or min(*low, *high) < 0:
+            return None
+        return self._replace(low=low, high=high)
 
     @classmethod
     def of(cls, numbers: Sequence[int], groups: int) -> "Geometry":
@@ -171,6 +183,36 @@ def _kernels(w: Tensor, rows: slice, columns: slice) -> Tensor:
     return (w[rows] if w.ndim < 5 else w[rows, columns]).flatten(0, -3)
 
 
+def _forward(x: Tensor, w: Tensor, shape: Geometry) -> Tensor:
+    patches = _Patches(_padded(x, shape), shape, w.shape[:-3])
+    out = _out(patches, shape.groups * w.shape[-1])
+    for chunk in patches.chunks():
+        part = _part(out, *chunk, shape.groups)
+        part.copy_(torch.bmm(patches.read(*chunk), _kernels(w, *chunk)).view(part.shape))
+    return out.movedim(-1, 1)
+
+
+def _turned(w: Tensor, size: Sequence[int], shape: Geometry) -> Tensor:
+    """The kernels by which each number of the input reads the gradient: `(*size, groups, taps·out, in)`, taps backwards.
+
+    There are as many numbers in it as in the kernels whatever the batch is, so turning them costs less than adding
+    overlapping patches of a large batch; and in half precision every sum is one accumulation.
+    """
+    taps, outer = shape.taps, w.shape[-1]
+    turned = w.new_zeros(*size, w.shape[-3], taps * outer, w.shape[-2] // taps)
+    read, written = w.unflatten(-2, (taps, -1)), turned.unflatten(-2, (taps, outer))
+    for number, tap in enumerate(product(*map(range, shape.kernel))):
+        here, there = [], []
+        for length, count, low, step, t in zip(size, w.shape, shape.low, shape.dilation, tap, strict=False):
+            away = low - step * t  # the input at q is seen by the position q + away
+            first, last = max(0, -away), min(length, count - away)
+            here.append(slice(first, max(first, last)))
+            there.append(slice(first + away, max(first, last) + away))
+        view = written[(*here, slice(None), taps - 1 - number)]
+        view.copy_(read[(*there, slice(None), number)].transpose(-1, -2))
+    return turned
+
+
 @torch.library.custom_op("weightshare::local_forward", mutates_args=())
 def forward(x: Tensor, w: Tensor, geometry: list[int], groups: int) -> Tensor:
     """What each position makes of what it sees.
@@ -184,14 +226,7 @@ def forward(x: Tensor, w: Tensor, geometry: list[int], groups: int) -> Tensor:
     Returns:
         `(batch, out, *positions)`, channels last in memory.
     """
-    shape = Geometry.of(geometry, groups)
-    patches = _Patches(_padded(x, shape), shape, w.shape[:-3])
-    out = _out(patches, groups * w.shape[-1])
-    for chunk in patches.chunks():
-        seen = patches.read(*chunk)
-        part = _part(out, *chunk, groups)
-        part.copy_(torch.bmm(seen, _kernels(w, *chunk)).view(part.shape))
-    return out.movedim(-1, 1)
+    return _forward(x, w, Geometry.of(geometry, groups))
 
 
 @torch.library.custom_op("weightshare::local_spread", mutates_args=())
@@ -209,6 +244,9 @@ def spread(g: Tensor, w: Tensor, size: list[int], geometry: list[int], groups: i
         `(batch, in, *size)`, channels last in memory.
     """
     shape = Geometry.of(geometry, groups)
+    turned = shape.turned(size, w.shape[:-3])
+    if turned is not None and (g.shape[0] >= GATHER_FROM or g.dtype in HALF):
+        return _forward(g, _turned(w, size, shape), turned)
     channels = groups * (w.shape[-2] // shape.taps)
     full = [n + a + b for n, a, b in zip(size, shape.low, shape.high, strict=True)]
     padded = g.new_zeros(g.shape[0], *full, channels)

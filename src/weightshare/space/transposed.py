@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weightshare.errors import ShapeMismatch, SpecError
 from weightshare.space.layer import Axis, LocalLayer, cast_for_autocast
-from weightshare.space.local import Bias, LocallyConnected, Sizes, spread_with_noise
+from weightshare.space.local import Bias, Sizes, spread_with_noise
 from weightshare.space.products import Geometry, spread
 
 
@@ -196,9 +196,7 @@ class LocallyConnectedTranspose(LocalLayer):
     def _sizes(cls, name: str, given: object, least: int) -> tuple[int, ...]:
         row = (given,) * cls.spatial if isinstance(given, int) else tuple(given) if isinstance(given, Sequence) else ()
         if len(row) != cls.spatial or any(type(one) is not int or one < least for one in row):
-            raise SpecError(
-                f"{cls.__name__}: {name}={given!r}, need {cls.spatial} whole numbers of at least {least}."
-            )
+            raise SpecError(f"{cls.__name__}: {name}={given!r}, need {cls.spatial} whole numbers of at least {least}.")
         return row
 
 

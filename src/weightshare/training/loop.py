@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from weightshare.errors import SpecError, TrainingError
 from weightshare.optimizer import check, param_groups
+from weightshare.space.layer import LocalLayer
+from weightshare.space.measure import space_sharing
+from weightshare.space.sleep import SleepHandle
 from weightshare.training.board import Board
 from weightshare.training.data import Data, Split, augmentation
 from weightshare.training.keeper import Keeper
@@ -66,7 +69,8 @@ def fit(
     Returns:
         One row for each epoch: `epoch`, `lr`, `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy` (fractions),
         `seconds` (training and evaluation of that epoch), `images_per_second` (training alone); with regularisers
-        also `distinct_share` and `zero_share` (of the regularised weights), and `penalty` (the sum of their `R`).
+        also `distinct_share` and `zero_share` (of the regularised weights), and `penalty` (the sum of their `R`);
+        with local layers `noise_within_modules` and `noise_over_positions`, the inverse of `SNR_w`, averaged over them.
 
     Raises:
         TrainingError: If the model does not fit the data, the loss is not finite, another process is at work in the
@@ -102,10 +106,11 @@ def fit(
     with ExitStack() as around:
         if folder is not None:
             around.enter_context(at_work(folder))
-        hooks = [
+        hooks: list[ProximalHandle | Baseline | SleepHandle] = [
             around.enter_context(entry.spec(recipe.epochs * steps).attach_(optimizer, model, entry.where))
             for entry in recipe.regularise
         ]
+        hooks += [around.enter_context(entry.spec.attach_(optimizer, model, entry.where)) for entry in recipe.sleep]
         keeper = Keeper(folder, fabric, model, optimizer, run, checkpoint_minutes, hooks)
         at = keeper.resume()
         stop = around.enter_context(stoppable(active=folder is not None))
@@ -155,6 +160,9 @@ def fit(
                 for hook in hooks:
                     if isinstance(hook, ProximalHandle):
                         hook.finish()
+            for hook in hooks:
+                if isinstance(hook, SleepHandle):
+                    hook.epoch_ended()
             train_loss, train_accuracy = _means(fabric, sums)
             # The bare model, since a wrapper has every process run as many batches as every other one.
             _share_buffers(fabric, model)
@@ -170,6 +178,7 @@ def fit(
                 "seconds": time.perf_counter() - started,
                 "images_per_second": steps * batch_size * copies / trained,
                 **_shared(hooks),
+                **_shared_in_space(model),
             }
             at = Progress(run, [*at.history, row])
             board.scalars((epoch + 1) * steps, **{key: value for key, value in row.items() if key != "lr"})
@@ -203,13 +212,24 @@ def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tenso
     return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
 
 
-def _shared(hooks: Sequence[ProximalHandle | Baseline]) -> dict[str, float]:
+def _shared(hooks: Sequence[ProximalHandle | Baseline | SleepHandle]) -> dict[str, float]:
     """How far the regularised weights are shared, over all layers."""
-    rows = [row for hook in hooks for row in hook.measure().values()]
+    rows = [row for hook in hooks if not isinstance(hook, SleepHandle) for row in hook.measure().values()]
     if not rows:
         return {}
     weights, distinct, zero, penalty = (sum(row[key] for row in rows) for key in MEASURED)
     return {"distinct_share": distinct / weights, "zero_share": zero / weights, "penalty": penalty}
+
+
+def _shared_in_space(model: nn.Module) -> dict[str, float]:
+    """How far local layers are from sharing: noise over signal, which is 0 where they do, averaged over layers."""
+    rows = [space_sharing(layer) for layer in model.modules() if isinstance(layer, LocalLayer)]
+    if not rows:
+        return {}
+    return {
+        "noise_within_modules": sum(1 / row.within for row in rows) / len(rows),
+        "noise_over_positions": sum(1 / row.all for row in rows) / len(rows),
+    }
 
 
 def _digest(data: Data) -> str:

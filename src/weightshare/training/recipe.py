@@ -14,6 +14,7 @@ from weightshare.depth import topology
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
+from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.regularise import Cluster, Regularise
 
 OrderName = Literal["sequential", "strided", "random"]
@@ -85,6 +86,7 @@ class Recipe:
         optimizer: `adamw` or `sgd`.
         momentum: Of `sgd`, 0 to below 1.
         regularise: What drives weights to share, in order.
+        sleep: When kernels of local layers are pulled together, in order.
         channels_last: Whether training images lie in memory with channels last. Convolutions of many networks are
             faster so, half as fast again on CPUs, and equal up to rounding.
         schedule: After the warm-up: `cosine` is one cosine to zero, `step` multiplies the learning rate by `factor` at
@@ -107,6 +109,7 @@ class Recipe:
     optimizer: OptimizerName = "adamw"
     momentum: float = 0.0
     regularise: list[Regularise] = field(default_factory=list)
+    sleep: list[SleepPhase] = field(default_factory=list)
     schedule: ScheduleName = "cosine"
     milestones: list[float] = field(default_factory=lambda: [*MILESTONES])
     factor: float = FACTOR
@@ -149,6 +152,7 @@ class RunConfig:
         prepare: What is done to the data set once: parts of it, pooled, shifted or shuffled images.
         image_size: Side of the square that images of a folder are cut to, in pixels, or nothing.
         init: A file of `weightshare.save` whose weights the model starts from, before it is shared.
+        localise: Which convolutions become local, in order, before anything is shared.
         share: What is shared, in order; nothing for a plain network.
         codebook: Which weights read codebooks, in order, once layers share.
         train: The schedule.
@@ -172,6 +176,7 @@ class RunConfig:
     prepare: Prepare = field(default_factory=Prepare)
     image_size: int | None = None
     init: str | None = None
+    localise: list[Localise] = field(default_factory=list)
     share: list[Share] = field(default_factory=list)
     codebook: list[Cluster] = field(default_factory=list)
     train: Recipe = field(default_factory=Recipe)
