@@ -232,7 +232,9 @@ def demo(
 @app.command()
 def figure(
     name: Annotated[str, typer.Argument(help="4A, 4B, 5A or 5B, of Pogodin 2021.")],
-    out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
+        "results"
+    ),
     seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
     input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
 ) -> None:
