@@ -8,9 +8,9 @@
 | 5B | as 4B, 10,000 inputs | as 4B | eq. 24 |
 
 Eq. 24 takes rates as settled; beside it stands where the circuit ends with the time that its rates take
-(`Circuit.presented`). For kernel sizes `k` 3, 6 and 9 (`k²` inputs), `γ` 0.1, 0.01 and 0.001, 100 neurons, momentum 0.95, 10 runs. All `γ` and
-runs of a kernel size are one simulation. A run's initial weights and inputs are the same for every `γ`, and in every
-figure: 4B is the beginning of 5B.
+(`Circuit.presented`). For kernel sizes `k` 3, 6 and 9 (`k²` inputs), `γ` 0.1, 0.01 and 0.001, 100 neurons, momentum
+0.95, 10 runs. All `γ` and runs of a kernel size are one simulation. A run's initial weights and inputs are the same for
+every `γ`, and in every figure: 4B is the beginning of 5B.
 
 Source: Pogodin 2021, figs 4 and 5, A.5. Differs: inputs are `N(0, 1)`, as the authors' program draws them; the text has
 `N(1, 1)`, which `input_mean=1` draws. With those, `C = I + 11ᵀ`, and the mean response is not 0 on average: inhibition
