@@ -28,7 +28,11 @@ def draw_sleep(data: Mapping[str, Any]) -> "Figure":
     kernels, gammas = config["kernels"], config["gammas"]
     colours = dict(zip(gammas, (COLOURS[0], COLOURS[1], COLOURS[2], *COLOURS[3:]), strict=False))
     biased = config["alpha"] is not None
-    dashed, name = ("presented", "fixed point for 150 ms each") if config["neural"] else ("limit", "limit without bias")
+    dashed, name = (
+        ("presented", "the same with rates that lag, 150 ms each")
+        if config["neural"]
+        else ("limit", "limit without bias")
+    )
     with rc_context(LOOK):
         figure = Figure(figsize=(9.6, 3.9), layout="constrained")
         panels = figure.subplots(1, len(kernels), sharey=True, squeeze=False)[0]

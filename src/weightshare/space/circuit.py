@@ -9,9 +9,9 @@ in every step.
     w_i(t) − w_i^init = p(t) (w_i(0) − w_i^init) + q(t) v_i(0) + e_i(t) x,    v_i(t) likewise,
 
 and responses are `w_iᵀx`, so scalars are all that is stepped. They are linear in how the neuron begins: its rate,
-`(w_i(0) − w_i^init)ᵀx`, `v_i(0)ᵀx`, `w_i^initᵀx`. Inhibition acts on the mean over neurons alone, so what neurons differ
-by goes its way without it. Four unit beginnings of a difference and six of the mean (the rate of inhibition and `b`
-come in) tell all, and depend on `‖x‖²` but on no weight: those of many inputs are stepped at once, and the weights
+`(w_i(0) − w_i^init)ᵀx`, `v_i(0)ᵀx`, `w_i^initᵀx`. Inhibition acts on the mean over neurons alone, so what neurons
+differ by goes its way without it. Four unit beginnings of a difference and six of the mean (the rate of inhibition and
+`b` come in) tell all, and depend on `‖x‖²` but on no weight: those of many inputs are stepped at once, and the weights
 then follow, once for each input.
 
 Source: Pogodin 2021, section 4.2. Differs: it leaves open how rates begin (here: at rest without input, `r = b`,

@@ -11,6 +11,7 @@ Source: Pogodin 2021, section 4, A.1 and A.2. `circuit` has eqs 8 and 9, `noisy`
 """
 
 from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from weightshare.errors import SpecError
-from weightshare.hooks import expect_number
+from weightshare.hooks import expect_count, expect_number
 from weightshare.space import check
 from weightshare.space.measure import snr
 
@@ -64,14 +65,28 @@ def covariance(inputs: Float[Tensor, "... patterns inputs"]) -> Float[Tensor, ".
 
 
 def normal_covariance(inputs: int, mean: float = 0.0) -> Float[Tensor, "inputs inputs"]:
-    """Second moments of independent `N(mean, 1)` inputs: `C = I + mean² 11ᵀ`, in float64.
+    """Second moments of independent `N(mean, 1)` inputs: `C = I + mean² 11ᵀ`.
+
+    Args:
+        inputs: How many there are, at least 1.
+        mean: Of each of them.
+
+    Returns:
+        `(inputs, inputs)`, float64.
+
+    Raises:
+        SpecError: If there is no input, or if the mean is not finite.
+
+    Source: Pogodin 2021, A.5, whose `N(1, 1)` inputs have `I + 11ᵀ`.
+    Differs: A.5's limit takes `C = I`.
 
     Example:
         >>> normal_covariance(2, mean=1.0)
         tensor([[2., 1.],
                 [1., 2.]], dtype=torch.float64)
     """
-    return torch.eye(inputs, dtype=torch.float64) + mean**2
+    expect_count("inputs", inputs, 1)
+    return torch.eye(inputs, dtype=torch.float64) + expect_number("mean", mean, low=-math.inf) ** 2
 
 
 def loss(w: Tensor, w_init: Tensor, inputs: Tensor, gamma: Level) -> Float[Tensor, "..."]:
@@ -260,17 +275,17 @@ def simulate(
     state = torch.zeros((len(first), 2, *first.shape[1:]), dtype=start.dtype, device=start.device)
     one, curve = torch.ones_like(pull), [-snr(first).log()] if 0 in times else []
     wanted = set(times)
-    for step, rate in enumerate(eta.tolist()):
-        n = step % AT_ONCE
-        if n == 0:
-            given = flat(x[..., step : step + AT_ONCE, :], shape, 2)
-            z = given @ first.mT  # what the initial weights answer: (problems, steps, N)
-        response = z[:, n] + (state[:, 0] @ given[:, n, :, None])[..., 0]
-        push = response - (1 - left) * response.mean(-1, keepdim=True)
-        mix = torch.stack((1 - rate * pull, -rate * inertia * one, pull, inertia * one), -1).view(-1, 2, 2)
-        state = advance(state, mix, torch.stack((-rate * push, push), 1), given[:, n])
-        if step + 1 in wanted:
-            curve.append(-snr(first + state[:, 0]).log())
+    for begin in range(0, x.shape[-2], AT_ONCE):
+        some = flat(x[..., begin : begin + AT_ONCE, :], shape, 2)
+        answers = some @ first.mT  # of the initial weights: (problems, steps, N)
+        for n, rate in enumerate(eta[begin : begin + AT_ONCE].tolist()):
+            given = some[:, n]
+            z = answers[:, n] + (state[:, 0] @ given[..., None])[..., 0]
+            push = z - (1 - left) * z.mean(-1, keepdim=True)
+            mix = torch.stack((1 - rate * pull, -rate * inertia * one, pull, inertia * one), -1).view(-1, 2, 2)
+            state = advance(state, mix, torch.stack((-rate * push, push), 1), given)
+            if begin + n + 1 in wanted:
+                curve.append(-snr(first + state[:, 0]).log())
     return course(first + state[:, 0], curve, shape)
 
 
