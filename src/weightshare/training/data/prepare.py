@@ -1,7 +1,9 @@
-"""What is done to a data set once, before training: parts of it, smaller images, images on a torus, shuffled pixels."""
+"""What is done to a data set once, before training: parts of it, smaller images, images on a torus, shuffled pixels,
+squares from the middle."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +11,14 @@ from torch import Tensor
 
 from weightshare.errors import ConfigError
 from weightshare.training.data.build import Part, build
+from weightshare.training.data.lazy import Lazy
 from weightshare.training.data.split import Data, InMemory, Split
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of red, green and blue over ImageNet, as torchvision has them."""
+
+ANYWHERE = ("cut", "margin", "normalise")
+"""What also works on images that are read from disk in each step."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,18 @@ class Prepare:
         shuffle: Whether pixels are put into another order, one for all images, so that neighbours are neighbours no
             more.
         seed: Of shifts and the order.
+        cut: Side of the square from the middle of each image that a network sees; nothing for whole images.
+        margin: Of `cut`: pixels that training images keep on each side of that square. Each step cuts a square of side
+            `cut` out of them at random. Nothing is all that there is: the whole image, and of images that are read from
+            disk in each step the whole picture, of which `image_size` tells the shorter side.
+        normalise: By which mean and standard deviation: of the training images (`data`), or those of ImageNet.
 
     Raises:
         ConfigError: If a value is out of its range.
 
-    Source: Shakerinava 2023: MNIST on a torus is `Prepare(fraction=0.6, pool=2, shift=True)`.
+    Source: Shakerinava 2023: MNIST on a torus is `Prepare(fraction=0.6, pool=2, shift=True)`. Pogodin 2021, section
+        5.1: TinyImageNet with a padding of 4 is `Prepare(cut=48, margin=4, normalise="imagenet")`; ImageNet
+        `Prepare(cut=224, margin=None, normalise="imagenet")` of a folder brought to 256 pixels.
     Differs: Images are halved by means of 2×2 pixels; the paper does not say how.
     """
 
@@ -42,6 +58,9 @@ class Prepare:
     shift: bool = False
     shuffle: bool = False
     seed: int = 0
+    cut: int | None = None
+    margin: int | None = 0
+    normalise: Literal["data", "imagenet"] = "data"
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
@@ -50,6 +69,10 @@ class Prepare:
             ("pool", self.pool >= 1, "1 or more pixels"),
             ("copies", self.copies >= 1, "1 or more"),
             ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
+            ("cut", self.cut is None or self.cut >= 1, "1 or more pixels, or nothing"),
+            ("margin", self.margin is None or self.margin >= 0, "0 or more pixels, or nothing for all there is"),
+            ("margin", self.margin == 0 or self.cut is not None, "0 without a cut"),
+            ("normalise", self.normalise in ("data", "imagenet"), "data or imagenet"),
         ):
             if not valid:
                 raise ConfigError(f"prepare.{name}={getattr(self, name)!r}: need {needed}.")
@@ -59,14 +82,28 @@ class Prepare:
         return any(getattr(self, entry.name) != entry.default for entry in fields(self) if entry.name != "seed")
 
     def __call__(self, data: Data) -> Data:
-        """The changed data set; mean and standard deviation are those of its training images.
+        """The changed data set; mean and standard deviation are those of its training images, margins included, unless
+        `normalise` says otherwise.
 
         Raises:
-            ConfigError: If the images are not in memory, have a side that `pool` does not divide, or are not square
-                where a part of them is wanted that does not exist.
+            ConfigError: If images have a side that `pool` does not divide, are smaller than `cut` and its margin, have
+                no three channels for ImageNet's values, or are not in memory where more than `ANYWHERE` is wanted.
         """
         if not self:
             return data
+        others = (entry for entry in fields(self) if entry.name not in (*ANYWHERE, "seed"))
+        if any(getattr(self, entry.name) != entry.default for entry in others):
+            data = self._changed(data)
+        if self.cut is not None:
+            data = self._cut(data, self.cut)
+        if self.normalise == "imagenet":
+            if data.channels != 3:
+                raise ConfigError(f"prepare.normalise='imagenet': {data.name} has {data.channels} channels, need 3.")
+            train, test = (_with_statistics(split, *IMAGENET) for split in (data.train, data.test))
+            data = replace(data, train=train, test=test)
+        return replace(data, name=f"{data.name}, prepared")
+
+    def _changed(self, data: Data) -> Data:
         train, test = self._part(data.train, "training"), self._part(data.test, "test")
         scale = data.train.scale
         if self.fraction < 1 or self.validation:
@@ -81,8 +118,27 @@ class Prepare:
         if self.shuffle:
             order = self.pixel_order(*train[0].shape[-2:])
             train, test = ((images.flatten(2)[..., order].view_as(images), labels) for images, labels in (train, test))
-        name = f"{data.name}, prepared"
-        return build(name, _arrays(train), _arrays(test), data.classes, data.class_names, scale)
+        return build(data.name, _arrays(train), _arrays(test), data.classes, data.class_names, scale)
+
+    def _cut(self, data: Data, cut: int) -> Data:
+        """Squares from the middle; those of the training images with their margin."""
+        wanted = cut if self.margin is None else cut + 2 * self.margin
+        for split, side in ((data.train, wanted), (data.test, cut)):
+            if side > min(split.shape[1:]):
+                raise ConfigError(
+                    f"prepare.cut={cut} with margin={self.margin}: {data.name} has {split.shape[1]}×{split.shape[2]} "
+                    f"pixels, need {side} or more."
+                )
+        left = cut if self.margin != 0 else None
+        if isinstance(data.train, InMemory) and isinstance(data.test, InMemory):
+            train = data.train if self.margin is None else _middle(data.train, wanted)
+            learnt, measured = (_arrays(self._part(part, "")) for part in (train, _middle(data.test, cut)))
+            return replace(build(data.name, learnt, measured, data.classes, data.class_names, train.scale), cut=left)
+        assert isinstance(data.train, Lazy)
+        assert isinstance(data.test, Lazy)
+        roam = self.margin is None
+        train, test = replace(data.train, cut=wanted, roam=roam), replace(data.test, cut=cut)
+        return replace(data, train=train, test=test, cut=None if roam else left)
 
     def pixel_order(self, height: int, width: int) -> Tensor:
         """Which pixel stands where once pixels are shuffled: `(height·width)`, numbers of the pixels before."""
@@ -116,6 +172,16 @@ class Prepare:
             raise ConfigError(f"prepare.pool={self.pool}: {name} has {height}×{width} pixels, not a multiple.")
         means = torch.nn.functional.avg_pool2d(images.float(), self.pool)
         return (means.round().to(images.dtype) if images.dtype == torch.uint8 else means), labels
+
+
+def _middle(split: InMemory, side: int) -> InMemory:
+    top, left = ((have - side) // 2 for have in split.shape[1:])
+    return replace(split, images=split.images[..., top : top + side, left : left + side])
+
+
+def _with_statistics(split: Split, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
+    assert isinstance(split, InMemory | Lazy)
+    return replace(split, mean=mean, std=std)
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
