@@ -4,7 +4,6 @@ from dataclasses import replace
 import os
 import signal
 
-from jaxtyping import config
 from lightning_fabric import Fabric
 import pytest
 import torch
@@ -21,14 +20,6 @@ from weightshare.training.workplace import Stopped
 CHANNELS, HEIGHT, WIDTH, BATCH = 2, 5, 7, 11
 MEAN = torch.tensor([0.25, 0.7])
 LABELS = torch.zeros(BATCH, dtype=torch.int64)
-
-
-@pytest.fixture
-def unchecked():
-    """As it is for users: in tests, annotations are checked before the code that should find the mistake."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def numbered(count, height=HEIGHT, width=WIDTH):
