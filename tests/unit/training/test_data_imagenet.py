@@ -156,5 +156,13 @@ def test_no_random_number_of_the_run_is_drawn(ramps):
 
 
 def test_the_rest_needs_images_in_memory(ramps):
-    with pytest.raises(ConfigError, match="training images are read from disk in each step"):
+    with pytest.raises(ConfigError, match="images of this set are read from disk in each step, need a set in memory"):
         Prepare(cut=8, pool=2)(ramps)
+
+
+def test_pictures_are_held_out_by_rows(ramps):
+    data = Prepare(validation=0.4, cut=8, margin=None)(ramps)
+    assert (len(data.train), len(data.test)) == (5, 4)
+    assert sorted([*data.train.files, *data.test.files]) == sorted(ramps.train.files)
+    assert (data.train.roam, data.test.roam) == (True, False)
+    assert len(data.train.labels) == 5

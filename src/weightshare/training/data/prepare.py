@@ -17,8 +17,8 @@ from weightshare.training.data.split import Data, InMemory, Split
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of red, green and blue over ImageNet, as torchvision has them."""
 
-ANYWHERE = ("cut", "margin", "normalise")
-"""What also works on images that are read from disk in each step."""
+ANYWHERE = ("fraction", "validation", "cut", "margin", "normalise")
+"""What also works on images that are read from disk in each step; their mean and standard deviation stay."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,20 @@ class Prepare:
         """
         if not self:
             return data
-        others = (entry for entry in fields(self) if entry.name not in (*ANYWHERE, "seed"))
-        if any(getattr(self, entry.name) != entry.default for entry in others):
-            data = self._changed(data)
+        if self.fraction < 1 or self.validation:
+            kept, held = self._rows(data.train.labels.cpu())
+            test = _taken(data.train, held) if self.validation else data.test
+            data = replace(data, train=_taken(data.train, kept), test=test)
+        changed = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
+        if set(changed) - {*ANYWHERE, "seed"}:
+            train, test = self._changed(self._part(data.train), self._part(data.test), data.name)
+            data = replace(data, train=train, test=test)
         if self.cut is not None:
             data = self._cut(data, self.cut)
+        if isinstance(data.train, InMemory) and isinstance(data.test, InMemory):
+            train, test = (_arrays((split.images.cpu(), split.labels.cpu())) for split in (data.train, data.test))
+            built = build(data.name, train, test, data.classes, data.class_names, data.train.scale)
+            data = replace(built, cut=data.cut)
         if self.normalise == "imagenet":
             if data.channels != 3:
                 raise ConfigError(f"prepare.normalise='imagenet': {data.name} has {data.channels} channels, need 3.")
@@ -103,22 +112,17 @@ class Prepare:
             data = replace(data, train=train, test=test)
         return replace(data, name=f"{data.name}, prepared")
 
-    def _changed(self, data: Data) -> Data:
-        train, test = self._part(data.train, "training"), self._part(data.test, "test")
-        scale = data.train.scale
-        if self.fraction < 1 or self.validation:
-            kept, held = self._rows(train[1])
-            test = (train[0][held], train[1][held]) if self.validation else test
-            train = train[0][kept], train[1][kept]
-        train, test = (self._pooled(part, data.name) for part in (train, test))
-        train = train[0].repeat_interleave(self.copies, 0), train[1].repeat_interleave(self.copies, 0)
+    def _changed(self, train: InMemory, test: InMemory, name: str) -> tuple[InMemory, InMemory]:
+        """What is done to pixels, all but squares; statistics are yet those of before."""
+        learnt, measured = (self._pooled(split.images.cpu(), name) for split in (train, test))
+        learnt, labels = (part.repeat_interleave(self.copies, 0) for part in (learnt, train.labels.cpu()))
         generator = torch.Generator().manual_seed(self.seed)
         if self.shift:
-            train, test = ((_shifted(images, generator), labels) for images, labels in (train, test))
+            learnt, measured = _shifted(learnt, generator), _shifted(measured, generator)
         if self.shuffle:
-            order = self.pixel_order(*train[0].shape[-2:])
-            train, test = ((images.flatten(2)[..., order].view_as(images), labels) for images, labels in (train, test))
-        return build(data.name, _arrays(train), _arrays(test), data.classes, data.class_names, scale)
+            order = self.pixel_order(*learnt.shape[-2:])
+            learnt, measured = (part.flatten(2)[..., order].view_as(part) for part in (learnt, measured))
+        return replace(train, images=learnt, labels=labels), replace(test, images=measured)
 
     def _cut(self, data: Data, cut: int) -> Data:
         """Squares from the middle; those of the training images with their margin."""
@@ -129,25 +133,24 @@ class Prepare:
                     f"prepare.cut={cut} with margin={self.margin}: {data.name} has {split.shape[1]}×{split.shape[2]} "
                     f"pixels, need {side} or more."
                 )
-        left = cut if self.margin != 0 else None
-        if isinstance(data.train, InMemory) and isinstance(data.test, InMemory):
-            train = data.train if self.margin is None else _middle(data.train, wanted)
-            learnt, measured = (_arrays(self._part(part, "")) for part in (train, _middle(data.test, cut)))
-            return replace(build(data.name, learnt, measured, data.classes, data.class_names, train.scale), cut=left)
-        assert isinstance(data.train, Lazy)
-        assert isinstance(data.test, Lazy)
-        roam = self.margin is None
-        train, test = replace(data.train, cut=wanted, roam=roam), replace(data.test, cut=cut)
-        return replace(data, train=train, test=test, cut=None if roam else left)
+        test = _middle(data.test, cut)
+        if self.margin is not None:
+            return replace(data, train=_middle(data.train, wanted), test=test, cut=cut if self.margin else None)
+        if isinstance(data.train, Lazy):
+            return replace(data, train=replace(data.train, cut=cut, roam=True), test=test)
+        return replace(data, test=test, cut=cut)
 
     def pixel_order(self, height: int, width: int) -> Tensor:
         """Which pixel stands where once pixels are shuffled: `(height·width)`, numbers of the pixels before."""
         return torch.randperm(height * width, generator=torch.Generator().manual_seed(self.seed))
 
-    def _part(self, split: Split, name: str) -> tuple[Tensor, Tensor]:
+    def _part(self, split: Split) -> InMemory:
         if not isinstance(split, InMemory):
-            raise ConfigError(f"prepare: the {name} images are read from disk in each step, need a set in memory.")
-        return split.images.cpu(), split.labels.cpu()
+            raise ConfigError(
+                "prepare: images of this set are read from disk in each step, need a set in memory for more than "
+                f"{', '.join(ANYWHERE)}."
+            )
+        return split
 
     def _rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Which training images are kept and which are held out, of every class by its own count."""
@@ -163,18 +166,27 @@ class Prepare:
             raise ConfigError(f"prepare.validation={self.validation}: leaves {len(kept)} and {len(held)} images.")
         return kept, held
 
-    def _pooled(self, part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
-        images, labels = part
+    def _pooled(self, images: Tensor, name: str) -> Tensor:
         if self.pool == 1:
-            return part
+            return images
         height, width = images.shape[-2:]
         if height % self.pool or width % self.pool:
             raise ConfigError(f"prepare.pool={self.pool}: {name} has {height}×{width} pixels, not a multiple.")
         means = torch.nn.functional.avg_pool2d(images.float(), self.pool)
-        return (means.round().to(images.dtype) if images.dtype == torch.uint8 else means), labels
+        return means.round().to(images.dtype) if images.dtype == torch.uint8 else means
 
 
-def _middle(split: InMemory, side: int) -> InMemory:
+def _taken(split: Split, rows: Tensor) -> Split:
+    if isinstance(split, InMemory):
+        return replace(split, images=split.images.cpu()[rows], labels=split.labels.cpu()[rows])
+    assert isinstance(split, Lazy)
+    return replace(split, files=split.files[rows.numpy()], labels=split.labels.cpu()[rows])
+
+
+def _middle(split: Split, side: int) -> Split:
+    if isinstance(split, Lazy):
+        return replace(split, cut=side)
+    assert isinstance(split, InMemory)
     top, left = ((have - side) // 2 for have in split.shape[1:])
     return replace(split, images=split.images[..., top : top + side, left : left + side])
 
