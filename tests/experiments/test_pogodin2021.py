@@ -9,7 +9,8 @@ from weightshare.errors import ConfigError
 from weightshare.experiments import pogodin2021 as paper
 from weightshare.experiments.pogodin2021_tables import ACCURACY, GRIDS, IMAGENET, IMAGENET_RATES, RATES, SPREAD
 from weightshare.models import build
-from weightshare.training.data import Augment, Prepare
+from weightshare.training.data import Augment, Prepare, load_data
+from weightshare.training.loop import evaluate
 from weightshare.training.recipe import RunConfig, strict
 from weightshare.training.run import run
 
@@ -132,3 +133,15 @@ def test_a_convolutional_cell_trains(tmp_path):
     short = replace(config.train, epochs=3, batch_size=32)
     summary = run(replace(config, model="resnet20:5/7/11", train=short, device="cpu", precision="bf16-mixed"))
     assert summary["accuracy"] > 0.15  # 22 %; a tenth is chance
+
+
+def test_top_1_and_top_5():
+    torch.manual_seed(0)
+    digits = load_data("digits").test
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    order = net(digits[:][0]).argsort(1, descending=True)
+    ranks = (order == digits.labels[:, None]).nonzero()[:, 1]
+    expected = [(ranks < count).float().mean().item() for count in (1, 5)]
+    assert paper.accuracies(net, digits) == pytest.approx(expected)
+    assert expected[0] == pytest.approx(evaluate(net, digits)[1])
+    assert expected[0] < expected[1] < 1

@@ -15,12 +15,16 @@ Source: Pogodin 2021, section 5 and appendix B. Differs: norms and biases get no
 too; what follows the first layer is our reading (see `models.resnet`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from weightshare.errors import ConfigError
 from weightshare.experiments.pogodin2021_tables import ACCURACY, IMAGENET, IMAGENET_RATES, RATES, SPREAD
-from weightshare.training.data import Augment, Prepare
+from weightshare.training.data import Augment, Prepare, Split
 from weightshare.training.data.load import home
 from weightshare.training.recipe import Recipe, RunConfig
 
@@ -219,6 +223,28 @@ def tuned(config: RunConfig, dataset: str, lr: float, weight_decay: float) -> Ru
         train=replace(config.train, epochs=task.tuning_epochs, milestones=milestones, lr=lr, weight_decay=weight_decay),
         out=f"{config.out}-lr{lr:g}-wd{weight_decay:g}",
     )
+
+
+def accuracies(model: nn.Module, split: Split, counts: Sequence[int] = (1, 5)) -> tuple[float, ...]:
+    """How often the right class is among the first so many, as fractions; the model stays in evaluation mode.
+
+    Args:
+        model: On the device of the split.
+        split: What it is measured on.
+        counts: Of classes, each at most as many as there are: 1 for top-1, 5 for top-5.
+
+    Example:
+        >>> from weightshare.training.data import load_data
+        >>> accuracies(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), load_data("digits").test, counts=(10,))
+        (1.0,)
+    """
+    model.eval()
+    right = torch.zeros(len(counts), dtype=torch.int64)
+    with torch.no_grad():
+        for images, labels in split.batches(torch.arange(len(split)).split(512)):
+            found = model(split.normalised(images)).topk(max(counts)).indices == labels[:, None]
+            right += torch.stack([found[:, :count].sum() for count in counts]).cpu()
+    return tuple((right / len(split)).tolist())
 
 
 def _task(dataset: str) -> Task:
