@@ -33,8 +33,9 @@ class LazyLocallyConnected(LazyModuleMixin, LocallyConnected):
         self._load_hook: Any = self._register_load_state_dict_pre_hook(self._lazy_load_hook)  # pyright: ignore
         self._initialize_hook: Any = self.register_forward_pre_hook(self._infer_parameters, with_kwargs=True)  # pyright: ignore
         self._describe(0, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        self.weight = UninitializedParameter(device=device, dtype=dtype)
-        self.register_parameter("bias", None if bias is False else UninitializedParameter(device=device, dtype=dtype))
+        made: Any = UninitializedParameter  # whose arguments torch does not declare
+        self.weight = made(device=device, dtype=dtype)
+        self.register_parameter("bias", None if bias is False else made(device=device, dtype=dtype))
 
     def initialize_parameters(self, x: Tensor) -> None:
         """Make the parameters for the first input; torch calls it."""
