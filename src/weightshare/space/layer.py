@@ -105,10 +105,12 @@ def cast_for_autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     """What a layer reads, in the type that autocast asks for on the device of `x`, if it is on."""
     kind = x.device.type
     tensors: list[Tensor | None] = [x, *others]
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return [one.to(dtype) if one is not None and one.is_floating_point() else one for one in tensors]
+    # As for convolutions, double precision stays.
+    kept = [one is None or not one.is_floating_point() or one.dtype == torch.float64 for one in tensors]
+    return [one if one is None or stays else one.to(dtype) for one, stays in zip(tensors, kept, strict=True)]
 
 
 def _times(size: tuple[int, ...]) -> str:

@@ -31,6 +31,7 @@ from weightshare.verbs import refuse_untied
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+TINY = 1e-300
 MEASURED = ("weights", "distinct", "zero", "penalty")
 History = list[dict[str, float]]
 
@@ -241,8 +242,8 @@ def _shared_in_space(model: nn.Module) -> dict[str, float]:
     if not rows:
         return {}
     return {
-        "noise_within_modules": sum(1 / row.within for row in rows) / len(rows),
-        "noise_over_positions": sum(1 / row.all for row in rows) / len(rows),
+        "noise_within_modules": sum(1 / max(row.within, TINY) for row in rows) / len(rows),
+        "noise_over_positions": sum(1 / max(row.all, TINY) for row in rows) / len(rows),
     }
 
 
