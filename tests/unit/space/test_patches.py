@@ -1,0 +1,525 @@
+"""Per-patch projections: the layer against a loop over tokens, and real vision transformers there and back."""
+
+from collections.abc import Callable
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support import output, same_bits, state
+import weightshare as ws
+from weightshare.errors import AlreadyShared, ModelChanged, NoMatch, ShapeMismatch, SpecError
+from weightshare.models.by_name import import_timm
+from weightshare.space.fold import plan_fold
+from weightshare.space.lattice import Lattice
+from weightshare.space.measure import space_sharing
+from weightshare.space.patches import PatchLinear, patchwise_, plan_patches
+from weightshare.space.plasticity import Hebbian
+from weightshare.space.sleep import Sleep
+
+BIASES = pytest.mark.parametrize("bias", [True, False, "position"])
+SIZES = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 12, "num_heads": 3, "num_classes": 7}
+VIT, DEIT = "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
+BOTH = pytest.mark.parametrize(("name", "tokens"), [(VIT, 17), (DEIT, 18)])
+LAYERS = [f"blocks.{at}.{name}" for at in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+
+
+@pytest.fixture(scope="module")
+def make() -> Callable[[str], nn.Module]:
+    timm = import_timm()
+
+    def made(name: str) -> nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model(name, **SIZES).eval()
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def random(layer: PatchLinear) -> PatchLinear:
+    """With other biases than 0 and other weights for each token, whatever the start is."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    return layer
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def naive(layer: PatchLinear, x: Tensor) -> Tensor:
+    """`Z'_i = Z_i U_i`, token by token."""
+    rows = [x[:, i] @ layer.weight[i, 0] for i in range(layer.tokens)]
+    if layer.bias is not None:
+        rows = [row + layer.bias.expand(layer.tokens, -1)[i] for i, row in enumerate(rows)]
+    return torch.stack(rows, 1)
+
+
+def two_layers(*parts: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 3), *parts)
+
+
+# The layer
+
+
+@BIASES
+def test_the_layer_is_a_product_for_each_token(bias: Any) -> None:
+    layer = random(PatchLinear(3, 7, tokens=5, bias=bias, dtype=torch.float64))
+    x = torch.randn(11, 5, 3, dtype=torch.float64)
+    assert torch.allclose(layer(x), naive(layer, x), atol=1e-12)
+
+
+@BIASES
+def test_gradients(bias: Any) -> None:
+    layer = random(PatchLinear(2, 3, tokens=5, bias=bias, dtype=torch.float64))
+    x = torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(run, (x, *layer.parameters()))
+
+
+@BIASES
+def test_any_leading_dimensions_or_none(bias: Any) -> None:
+    layer = random(PatchLinear(3, 7, tokens=5, bias=bias))
+    x = torch.randn(2, 11, 5, 3)
+    expected = torch.stack([layer(row) for row in x])
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    assert torch.allclose(layer(x[0, 0]), expected[0, 0], atol=1e-6)
+    assert layer(x[:0]).shape == (0, 11, 5, 7)
+
+
+def test_the_output_is_contiguous_whatever_the_input_is() -> None:
+    layer = random(PatchLinear(3, 7, tokens=5))
+    x = torch.randn(3, 5, 11).permute(2, 1, 0)
+    assert not x.is_contiguous()
+    assert layer(x).is_contiguous()
+    assert torch.allclose(layer(x), layer(x.contiguous()), atol=1e-6)
+
+
+def test_autocast_gives_its_type() -> None:
+    layer, x = random(PatchLinear(3, 7, tokens=5, bias="position")), torch.randn(2, 5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    assert out.dtype == torch.bfloat16
+    assert torch.allclose(out.float(), layer(x), atol=0.1)
+
+
+@BIASES
+def test_it_compiles_to_one_graph_with_the_same_gradients(bias: Any) -> None:
+    layer, x = random(PatchLinear(3, 7, tokens=5, bias=bias)), torch.randn(2, 5, 3)
+    expected = layer(x)
+    gradients = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    found = compiled(x)
+    assert torch.allclose(found, expected, atol=1e-6)
+    for one, other in zip(torch.autograd.grad(found.square().sum(), list(layer.parameters())), gradients, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 4), (2, 4, 3), (5, 2, 3), (3,), (2, 5, 1, 3)])
+def test_another_input_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeMismatch, match="need \\(batch, 5, 3\\): it has one weight for each of 5 tokens"):
+        PatchLinear(3, 7, tokens=5)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"in_features": 0}, "in_features=0"),
+        ({"out_features": 2.0}, "out_features=2.0"),
+        ({"tokens": 0}, "tokens=0"),
+        ({"tokens": True}, "tokens=True"),
+        ({"prefix": -1}, "prefix=-1"),
+        ({"prefix": 5}, "prefix=5 of tokens=5 leaves no patch"),
+        ({"bias": "token"}, "bias='token'"),
+        ({"bias": None}, "bias=None"),
+    ],
+)
+def test_values_that_it_cannot_have(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        PatchLinear(**{"in_features": 3, "out_features": 7, "tokens": 5} | values)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_from_linear_and_back_to_the_bit(bias: bool) -> None:
+    linear, x = nn.Linear(3, 7, bias=bias).eval(), torch.randn(2, 5, 3)
+    linear.weight.requires_grad_(False)
+    layer = PatchLinear.from_linear(linear, 5)
+    assert torch.allclose(layer(x), linear(x), atol=1e-6)
+    assert not layer.weight.requires_grad
+    assert not layer.training
+    back = layer.shared(layer.kernels()[0], layer.bias)
+    assert type(back) is nn.Linear
+    assert back.state_dict().keys() == linear.state_dict().keys()
+    assert same_bits(back.state_dict().values(), linear.state_dict().values())
+
+
+def test_biases_for_each_token() -> None:
+    linear, x = nn.Linear(3, 7, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
+    layer = PatchLinear.from_linear(linear, 5, bias="position")
+    assert layer.bias is not None
+    assert layer.bias.shape == (5, 7)
+    assert layer.weight.dtype == torch.float64
+    assert torch.allclose(layer(x), linear(x))
+    added = PatchLinear.from_linear(nn.Linear(3, 7, bias=False), 5, bias=True)
+    assert added.bias is not None
+    assert not added.bias.any()
+
+
+def test_noise_is_of_the_size_that_is_asked_for() -> None:
+    linear = nn.Linear(31, 37)
+    layer = PatchLinear.from_linear(linear, 41, eps=0.5)
+    spread = float((layer.kernels().std(0).mean() / linear.weight.std()).detach())
+    assert spread == pytest.approx(0.5 / 1.25**0.5, rel=0.03)
+    with pytest.raises(SpecError, match="eps"):
+        PatchLinear.from_linear(linear, 41, eps=-0.1)
+
+
+OTHERS = [nn.Conv1d(3, 7, 1), nn.LazyLinear(7), nn.modules.linear.NonDynamicallyQuantizableLinear(3, 7)]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_from_another_layer(other: nn.Module) -> None:
+    with pytest.raises(SpecError, match=r"need a plain nn\.Linear"):
+        PatchLinear.from_linear(other, 5)
+
+
+def test_the_start_is_that_of_a_linear_layer() -> None:
+    layer = PatchLinear(101, 103, tokens=7, bias="position")
+    assert layer.bias is not None
+    bound = 101**-0.5
+    for parameter in layer.parameters():
+        assert 0.99 * bound < float(parameter.detach().abs().max()) <= bound
+    assert space_sharing(layer).all < 0.5
+    layer.reset_parameters(eps=0.0)
+    assert space_sharing(layer).all == float("inf")
+    assert torch.equal(layer.bias[0], layer.bias[6])
+    layer.reset_parameters(eps=1.0)
+    assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+# Lattices and sleep
+
+
+def test_all_tokens_are_one_class_and_a_prefix_can_be_apart() -> None:
+    assert Lattice().assignment(PatchLinear(3, 7, tokens=5)).labels.tolist() == [0] * 5
+    layer = PatchLinear(3, 7, tokens=5, prefix=2)
+    assert Lattice().assignment(layer).labels.tolist() == [0] * 5
+    assert sorted(map(sorted, Lattice(borders="apart").assignment(layer).readers)) == [[0, 1], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_instant_sleep_takes_the_mean_over_all_tokens(prefix: int) -> None:
+    layer = random(PatchLinear(3, 7, tokens=5, bias="position", prefix=prefix))
+    assert layer.bias is not None
+    means = layer.weight.detach().mean(0), layer.bias.detach().mean(0)
+    Sleep().now_(nn.Sequential(layer))
+    for parameter, mean in zip(layer.parameters(), means, strict=True):
+        assert torch.equal(parameter, parameter[:1].expand_as(parameter))
+        assert torch.allclose(parameter[0], mean, atol=1e-6)
+
+
+def test_sleep_with_the_prefix_apart() -> None:
+    layer = random(PatchLinear(3, 7, tokens=5, prefix=1))
+    before = layer.weight.detach().clone()
+    Sleep(lattice=Lattice(borders="apart")).now_(nn.Sequential(layer))
+    assert torch.equal(layer.weight[0], before[0])
+    assert torch.equal(layer.weight[1], layer.weight[4])
+    assert torch.allclose(layer.weight[1], before[1:].mean(0), atol=1e-6)
+
+
+def test_hebbian_sleep_is_equation_4_over_tokens() -> None:
+    """Stepped by hand on the patterns of the layer's own seed: all tokens see one `x`."""
+    layer = random(PatchLinear(3, 7, tokens=5, dtype=torch.float64))
+    rule = Hebbian(lr=0.1, gamma=0.01, iterations=3, patterns=13)
+    start = layer.weight.detach()[:, 0].clone()
+    generator = torch.Generator().manual_seed(0)
+    now = start.clone()
+    for _ in range(3):
+        x = torch.randn(1, 13, 3, generator=generator, dtype=torch.float64)[0]
+        z = x @ now
+        now = now - 0.1 * (x.T @ (z - z.mean(0)) / 13 + 0.01 * (now - start))
+    Sleep(mode=rule).now_(nn.Sequential(layer))
+    assert torch.allclose(layer.weight[:, 0], now, atol=1e-12)
+    assert float((now - start).norm()) > 0.1
+
+
+def test_hebbian_sleep_leaves_a_prefix_that_is_apart() -> None:
+    layer = random(PatchLinear(3, 7, tokens=5, prefix=1))
+    before = layer.weight.detach().clone()
+    Sleep(mode="hebbian").now_(nn.Sequential(layer))
+    assert torch.equal(layer.weight[0], before[0])
+    assert float(layer.weight[1:].detach().std(0).mean()) < 0.01 * float(before[1:].std(0).mean())
+
+
+# Networks
+
+
+@BOTH
+def test_a_vision_transformer_there_and_back(make: Any, name: str, tokens: int) -> None:
+    model, x = make(name), images()
+    original, expected = copy.deepcopy(model), output(model, x)
+    plan = patchwise_(model, x[:1])
+    assert [row.path for row in plan.rows] == LAYERS
+    assert {row.positions for row in plan.rows} == {(tokens,)}
+    assert plan.stored_before == sum(p.numel() for p in original.parameters())
+    assert plan.stored_after == sum(p.numel() for p in model.parameters())
+    assert {path for path, _ in plan.left_out} == {"head", "head_dist"} & {n for n, _ in original.named_modules()}
+    assert "Left out" in str(plan)
+    assert torch.allclose(output(model, x), expected, atol=1e-6)
+    folded = ws.fold(model, tolerance=0.0)
+    assert same_bits(folded.state_dict().values(), original.state_dict().values())
+    assert torch.equal(output(folded, x), expected)
+    assert [type(m) for m in folded.modules()] == [type(m) for m in original.modules()]
+
+
+@BOTH
+def test_gradients_of_the_copies_add_up(make: Any, name: str, tokens: int) -> None:
+    model, x = make(name).double(), images().double()
+    local = copy.deepcopy(model)
+    patchwise_(local, x[:1])
+    model(x).square().sum().backward()
+    local(x).square().sum().backward()
+    for path in LAYERS:
+        linear, layer = model.get_submodule(path), local.get_submodule(path)
+        assert layer.weight.grad.shape[0] == tokens
+        assert torch.allclose(layer.weight.grad.sum((0, 1)).mT, linear.weight.grad, atol=1e-9)
+        assert torch.allclose(layer.bias.grad, linear.bias.grad, atol=1e-9)
+
+
+def test_with_the_patch_embedding_local_too(make: Any) -> None:
+    model, x = make(VIT), images()
+    original, expected = copy.deepcopy(model), output(model, x)
+    patchwise_(model, x[:1])
+    ws.localize_(model, x[:1])
+    embedding: Any = model.get_submodule("patch_embed.proj")
+    assert type(embedding) is ws.LocallyConnected2d
+    assert embedding.positions == (4, 4)
+    assert Lattice().assignment(embedding).labels.tolist() == [0] * 16
+    assert torch.allclose(output(model, x), expected, atol=1e-6)
+    assert same_bits(ws.fold(model).state_dict().values(), original.state_dict().values())
+
+
+def test_states_and_copies(make: Any) -> None:
+    model, other, x = make(VIT), make(VIT), images()
+    patchwise_(model, x[:1], eps=0.1)
+    patchwise_(other, x[:1])
+    expected = output(model, x)
+    assert torch.equal(output(copy.deepcopy(model), x), expected)
+    assert not torch.equal(output(other, x), expected)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(output(other, x), expected)
+
+
+def train(model: nn.Module, sleep: Sleep | None) -> nn.Module:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    handles = [sleep.attach_(optimizer, model)] if sleep else []
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.train()(images()).square().sum().backward()
+        optimizer.step()
+    assert [handle.sleeps for handle in handles] == [2] * len(handles)
+    return model.eval()
+
+
+def test_sleep_after_every_step_gives_a_plain_transformer(make: Any) -> None:
+    model, x = make(DEIT), images()
+    patchwise_(model, x[:1], prefix=2)
+    awake = plan_fold(train(copy.deepcopy(model), None), x)
+    assert awake.error > 0.01
+    assert awake.output_error is not None
+    assert awake.output_error > 1e-3
+    trained = train(model, Sleep(every=1))
+    assert plan_fold(trained, x).error == 0
+    folded = ws.fold(trained, tolerance=0.0)
+    assert not any(isinstance(module, PatchLinear) for module in folded.modules())
+    assert torch.allclose(output(folded, x), output(trained, x), atol=1e-5)
+
+
+def test_hebbian_sleep_brings_a_transformer_close_to_a_plain_one(make: Any) -> None:
+    model, x = make(VIT), images()
+    patchwise_(model, x[:1], eps=0.3)
+    before = plan_fold(model, x)
+    held = copy.deepcopy(model)
+    Sleep(mode=Hebbian(gamma=1e-4)).now_(model)
+    Sleep(mode=Hebbian(gamma=1.0)).now_(held)
+    after, less = plan_fold(model, x), plan_fold(held, x)
+    assert before.output_error is not None
+    assert after.output_error is not None
+    for one, between, other in zip(after.rows, less.rows, before.rows, strict=True):
+        assert one.error < 0.05 * other.error
+        assert one.error < between.error < other.error
+    assert after.output_error < 0.05 * before.output_error
+    with pytest.raises(ModelChanged, match=r"'blocks\.0\.attn\.qkv'"):
+        ws.fold(held)
+
+
+def test_tokens_that_another_image_size_gives_are_refused(make: Any) -> None:
+    timm = import_timm()
+    model = timm.create_model(VIT, **SIZES, dynamic_img_size=True).eval()
+    patchwise_(model, images(1), where="blocks.0.mlp")
+    with pytest.raises(ShapeMismatch, match=r"got an input of shape \(1, 26, 12\), need \(batch, 17, 12\)"):
+        model(torch.zeros(1, 3, 40, 40))
+
+
+# What stays, and why
+
+
+class Twice(nn.Module):
+    """Runs its layer on two numbers of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.layer(x[:, :1])
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.mean(1))
+
+
+class Images(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x[:, :, None])
+
+
+class Unused(Pooled):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class BatchBehind(Pooled):
+    """`(tokens, batch, in)`, as torch's own transformers have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Own(nn.Linear):
+    pass
+
+
+def hooked() -> nn.Module:
+    layer = nn.Linear(3, 3)
+    layer.register_forward_hook(lambda *_: None)
+    return layer
+
+
+def normed() -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+
+AWKWARD = pytest.mark.parametrize(
+    ("part", "where", "reason"),
+    [
+        (Twice, "3.layer", "several numbers of tokens \\(7, 1\\)"),
+        (Pooled, "3.head", "its input has 2 axes"),
+        (Images, "3.head", "its input has 4 axes"),
+        (Unused, "3.head", "the example did not run it"),
+        (BatchBehind, "3.head", "several numbers of tokens \\(1, 2\\), in the example or in a batch twice as large"),
+        (lambda: Own(3, 3), "3", "Own is a class of its own"),
+        (hooked, "3", "it has hooks"),
+        (normed, "3", "made by a parametrization"),
+    ],
+)
+
+
+@AWKWARD
+def test_what_does_not_fit_is_left_out_with_a_reason(part: Any, where: str, reason: str) -> None:
+    net = two_layers(part())
+    plan = plan_patches(net, torch.randn(1, 7, 3))
+    assert [row.path for row in plan.rows] == ["0", "2"]
+    assert [path for path, _ in plan.left_out] == [where]
+    with pytest.raises(SpecError, match=reason):
+        raise SpecError(plan.left_out[0][1])
+
+
+@AWKWARD
+def test_what_does_not_fit_is_refused_by_name(part: Any, where: str, reason: str) -> None:
+    net = two_layers(part())
+    before = state(net)
+    with pytest.raises(SpecError, match=f"'{where}': .*{reason}"):
+        patchwise_(net, torch.randn(1, 7, 3), where=where)
+    assert state(net) == before
+
+
+def test_tied_weights_stay_tied() -> None:
+    net = two_layers(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[4].weight = net[3].weight  # type: ignore[assignment]
+    plan = plan_patches(net, torch.randn(1, 7, 3))
+    assert [path for path, _ in plan.left_out] == ["3", "4"]
+    with pytest.raises(AlreadyShared, match=r"'3': its weight is one parameter with '4\.weight'"):
+        plan_patches(net, torch.randn(1, 7, 3), where="3")
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "options", "error", "message"),
+    [
+        (nn.Conv1d(3, 3, 1), torch.zeros(1, 3, 7), {}, NoMatch, "matches no linear layer of Conv1d"),
+        (two_layers(), torch.zeros(1, 7, 3), {"where": "5"}, NoMatch, "where='5'"),
+        (two_layers(), torch.zeros(7, 3), {}, NoMatch, "its input has 2 axes"),
+        (two_layers(), torch.zeros(1, 7, 4), {}, SpecError, "cannot run on the example input"),
+        (two_layers(), "image", {}, SpecError, "cannot run on the example input"),
+        (two_layers(), torch.zeros(1, 7, 3), {"eps": -1.0}, SpecError, "eps=-1.0"),
+        (two_layers(), torch.zeros(1, 7, 3), {"prefix": 7, "where": "0"}, SpecError, "tokens of the prefix alone"),
+        (two_layers(), torch.zeros(1, 7, 3), {"prefix": -1}, SpecError, "prefix=-1"),
+        (nn.Linear(3, 3), torch.zeros(1, 7, 3), {}, ModelChanged, "is the layer itself"),
+        (7, torch.zeros(1, 7, 3), {}, SpecError, "need an nn.Module"),
+    ],
+)
+def test_bad_input(net: Any, x: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        patchwise_(net, x, **options)
+
+
+def test_a_plan_for_another_network_changes_nothing() -> None:
+    plan = plan_patches(two_layers(), torch.zeros(1, 7, 3))
+    wider = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 11))
+    for net in (wider, nn.Sequential(nn.Linear(3, 5), nn.GELU()), nn.Sequential(nn.Linear(3, 5), nn.GELU(), Own(5, 3))):
+        before = state(net)
+        with pytest.raises(ModelChanged, match="'2'"):
+            plan.apply_(net)
+        assert state(net) == before
+
+
+class Named(nn.Module):
+    """Calls its linear layer by the name of the argument, and is called so too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.layer = nn.Conv1d(7, 7, 1), nn.Linear(3, 3)
+
+    def forward(self, tokens: Tensor, scale: float = 1.0) -> Tensor:
+        return self.layer(input=self.conv(tokens)) * scale
+
+
+def test_layers_that_are_called_by_name() -> None:
+    net, x = Named(), torch.randn(2, 7, 3)
+    expected = output(net, x)
+    assert patchwise_(net, {"tokens": x, "scale": 2.0}).rows[0].positions == (7,)
+    assert ws.localize_(net, [x]).rows[0].positions == (3,)
+    assert torch.allclose(output(net, x), expected, atol=1e-6)
+
+
+def test_a_parametrized_convolution_is_refused_by_name_too() -> None:
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 3, 1)), nn.Conv1d(3, 3, 1))
+    with pytest.raises(SpecError, match="'0': its weight is made by a parametrization"):
+        ws.localize_(net, torch.zeros(1, 3, 7), where="0")
+    assert [row.path for row in ws.localize_(net, torch.zeros(1, 3, 7)).rows] == ["1"]
