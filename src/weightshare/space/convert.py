@@ -92,6 +92,10 @@ class Kind(ABC):
         """Another example that layers should run on at the same sizes, or `None`; it need not run."""
         return None
 
+    def held(self, owner: nn.Module) -> str:
+        """Why a layer that a module holds cannot become local, or nothing."""
+        return ""
+
     def unfit(self, sizes: Sequence[Sizes]) -> str:
         """Why a layer that runs at these sizes cannot become local, or nothing."""
         if len(sizes) > 1:
@@ -224,7 +228,7 @@ def plan_kind(
     order = sorted(candidates, key=lambda path: list(seen).index(path) if path in seen else len(seen))
     for number, path in enumerate(order):
         layer = candidates[path]
-        reason = "kept, by keep_first" if number < keep_first else _unfit(kind, path, layer, seen, aliased)
+        reason = "kept, by keep_first" if number < keep_first else _unfit(kind, model, path, seen, aliased)
         if reason:
             if number >= keep_first and where is not None:
                 raise (AlreadyShared if "one parameter" in reason else SpecError)(f"'{path}': {reason}.")
@@ -268,12 +272,13 @@ def _sizes_seen(
 
 def _unfit(
     kind: Kind,
+    model: nn.Module,
     path: str,
-    layer: nn.Module,
     seen: Mapping[str, Sequence[Sizes]],
     names: Mapping[int, Sequence[str]],
 ) -> str:
     """Why a layer cannot become local, or nothing."""
+    layer, owner = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
     if parametrize.is_parametrized(layer):
         return "its weight is made by a parametrization, which a local layer would lose: take that off first"
     if type(layer) not in kind.exact:
@@ -284,6 +289,8 @@ def _unfit(
     others = [name for row in weights for name in row if not name.startswith(f"{path}." if path else "")]
     if others:
         return f"its weight is one parameter with '{others[0]}', and each position is to have a kernel of its own"
+    if kind.held(owner):
+        return kind.held(owner)
     if path not in seen:
         return "the example did not run it, so the size of its input is not known"
     return kind.unfit(seen[path])

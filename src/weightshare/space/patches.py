@@ -236,6 +236,15 @@ class PatchProjections(Kind):
 
         return tree_map(twice, example_input)
 
+    def held(self, owner: nn.Module) -> str:
+        if isinstance(owner, nn.TransformerEncoderLayer):
+            return (
+                f"{type(owner).__name__} is torch's, which reads the weight itself, past the layer, when it evaluates"
+            )
+        if isinstance(owner, nn.TransformerDecoderLayer) and not owner.self_attn.batch_first:
+            return "its input is (tokens, batch, in), and a layer for each token needs (batch, tokens, in)"
+        return ""
+
     def unfit(self, sizes: Sequence[Sizes]) -> str:
         given = [size for size, _ in sizes]
         axes = [len(size) + 2 for size in given if len(size) != 1]
@@ -271,12 +280,14 @@ def patchwise_(
 ) -> LocalPlan:
     """Give each token a weight of its own in linear layers of a vision transformer. Outputs stay as they are.
 
-    The layers are those whose input is `(batch, tokens, in)`. `fold` makes plain linear layers of them again.
+    The layers are those whose input is `(batch, tokens, in)`; a network that has it the other way round is told from
+    that only where its example is not, as with images. `fold` makes plain linear layers of them again.
 
     Args:
         model: Any network with linear layers of torch. It is run on the example, and on one with each image twice to
             tell tokens from a batch, in evaluation mode; later inputs need as many tokens.
-        example_input: A tensor, a sequence of positional arguments, or a mapping of keyword arguments.
+        example_input: A tensor, a sequence of positional arguments, or a mapping of keyword arguments; the batch is the
+            first axis of its tensors.
         where: Which layers, by the rule of `plan`; `None` is all that can become local.
         eps: Noise on the copies, relative to the standard deviation of each weight's numbers; see
             `PatchLinear.from_linear`.

@@ -460,6 +460,33 @@ def test_what_does_not_fit_is_refused_by_name(part: Any, where: str, reason: str
     assert state(net) == before
 
 
+ENCODER = nn.TransformerEncoderLayer
+DECODER = nn.TransformerDecoderLayer
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: ENCODER(8, 2, 16, batch_first=True), "torch's, which reads the weight itself"),
+        (lambda: ENCODER(8, 2, 16), "torch's, which reads the weight itself"),
+        (lambda: DECODER(8, 2, 16), "its input is \\(tokens, batch, in\\)"),
+    ],
+)
+def test_layers_of_torch_that_cannot_have_it(make: Callable[[], nn.Module], reason: str) -> None:
+    with pytest.raises(NoMatch, match=f"'linear1': .*{reason}"):
+        plan_patches(make(), [torch.zeros(2, 5, 8)] * 2)
+    with pytest.raises(SpecError, match=f"'linear2': .*{reason}"):
+        plan_patches(make(), [torch.zeros(2, 5, 8)] * 2, where="linear2")
+
+
+def test_a_decoder_layer_of_torch_with_the_batch_in_front() -> None:
+    model, x = DECODER(8, 2, 16, batch_first=True), torch.randn(2, 5, 8)
+    model.eval()
+    expected = model(x, x)
+    assert [row.path for row in patchwise_(model, [x, x]).rows] == ["linear1", "linear2"]
+    assert torch.allclose(model(x, x), expected, atol=1e-6)
+
+
 def test_tied_weights_stay_tied() -> None:
     net = two_layers(nn.Linear(3, 3), nn.Linear(3, 3))
     net[4].weight = net[3].weight  # type: ignore[assignment]
@@ -477,7 +504,7 @@ def test_tied_weights_stay_tied() -> None:
         (two_layers(), torch.zeros(7, 3), {}, NoMatch, "its input has 2 axes"),
         (two_layers(), torch.zeros(1, 7, 4), {}, SpecError, "cannot run on the example input"),
         (two_layers(), "image", {}, SpecError, "cannot run on the example input"),
-        (two_layers(), torch.zeros(1, 7, 3), {"eps": -1.0}, SpecError, "eps=-1.0"),
+        (nn.Linear(3, 3), torch.zeros(1, 7, 3), {"eps": -1.0}, SpecError, "eps=-1.0"),
         (two_layers(), torch.zeros(1, 7, 3), {"prefix": 7, "where": "0"}, SpecError, "tokens of the prefix alone"),
         (two_layers(), torch.zeros(1, 7, 3), {"prefix": -1}, SpecError, "prefix=-1"),
         (nn.Linear(3, 3), torch.zeros(1, 7, 3), {}, ModelChanged, "is the layer itself"),
