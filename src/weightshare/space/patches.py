@@ -24,8 +24,8 @@ from weightshare._typing import Where
 from weightshare.errors import ShapeMismatch, SpecError
 from weightshare.hooks import expect_count
 from weightshare.space.convert import Kind, LocalPlan, Sizes, plan_kind
+from weightshare.space.convolutional import Bias
 from weightshare.space.layer import Axis, LocalLayer, cast_for_autocast
-from weightshare.space.local import Bias, spread_with_noise
 
 
 class PatchLinear(LocalLayer):
@@ -99,7 +99,7 @@ class PatchLinear(LocalLayer):
                 self.weight.uniform_(-bound, bound)
             else:
                 kernel = torch.empty_like(self.weight[0]).uniform_(-bound, bound)
-                spread_with_noise(self.weight, kernel, eps, bound / sqrt(3))
+                self._fill(kernel, eps, bound / sqrt(3))
             if self.bias is not None:
                 self.bias.uniform_(-bound, bound)
                 if eps is not None and self.bias.ndim > 1:
@@ -139,7 +139,7 @@ class PatchLinear(LocalLayer):
         sizes = (linear.in_features, linear.out_features, tokens, wanted, prefix)
         made = cls(*sizes, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
-            spread_with_noise(made.weight, weight.mT.unsqueeze(0), eps, float(weight.float().std(correction=0)))
+            made._fill(weight.mT.unsqueeze(0), eps, float(weight.float().std(correction=0)))
             if made.bias is not None and linear.bias is not None:
                 made.bias.copy_(linear.bias.expand_as(made.bias))
             elif made.bias is not None:
@@ -238,9 +238,7 @@ class PatchProjections(Kind):
 
     def held(self, owner: nn.Module) -> str:
         if isinstance(owner, nn.TransformerEncoderLayer):
-            return (
-                f"{type(owner).__name__} is torch's, which reads the weight itself, past the layer, when it evaluates"
-            )
+            return f"{type(owner).__name__} reads the weight itself when it evaluates, past the layer"
         if isinstance(owner, nn.TransformerDecoderLayer) and not owner.self_attn.batch_first:
             return "its input is (tokens, batch, in), and a layer for each token needs (batch, tokens, in)"
         return ""
@@ -280,8 +278,9 @@ def patchwise_(
 ) -> LocalPlan:
     """Give each token a weight of its own in linear layers of a vision transformer. Outputs stay as they are.
 
-    The layers are those whose input is `(batch, tokens, in)`; a network that has it the other way round is told from
-    that only where its example is not, as with images. `fold` makes plain linear layers of them again.
+    The layers are those whose input is `(batch, tokens, in)`. Inputs of `(tokens, batch, in)` are found out and left
+    where the example is images, as tokens that grow with the batch, but not where it is such tokens itself. `fold`
+    makes plain linear layers of them again.
 
     Args:
         model: Any network with linear layers of torch. It is run on the example, and on one with each image twice to
