@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.errors import ShapeMismatch, SpecError
-from weightshare.space.layer import LocalLayer, cast_for_autocast
+from weightshare.space.layer import LocalLayer, cast_for_autocast, unfilled
 
 Bias = bool | Literal["position"]
 Sizes = int | Sequence[int]
@@ -82,7 +82,7 @@ class Convolutional(LocalLayer):
         given: dict[str, Any] = {name: getattr(conv, name) for name in cls.options}
         given |= {"bias": conv.bias is not None if bias is None else bias, "groups": conv.groups}
         sizes: tuple[Any, ...] = (conv.in_channels, conv.out_channels, conv.kernel_size, input_size)
-        made = _empty(cls, *sizes, **given, device=conv.weight.device, dtype=conv.weight.dtype)
+        made = unfilled(cls, *sizes, **given, device=conv.weight.device, dtype=conv.weight.dtype)
         with torch.no_grad():
             deviation = float(conv.weight.float().std(correction=0)) if eps and not conv.weight.is_meta else 0.0
             made._fill(made.as_kernel(conv.weight), eps, deviation)
@@ -98,7 +98,7 @@ class Convolutional(LocalLayer):
         given: dict[str, Any] = {name: getattr(self, name) for name in self.options}
         given |= {"groups": self.groups, "bias": bias is not None}
         sizes: tuple[Any, ...] = (self.in_channels, self.out_channels, self.kernel_size)
-        conv = _empty(self.conv, *sizes, **given, device=weight.device, dtype=weight.dtype)
+        conv = unfilled(self.conv, *sizes, **given, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
             conv.weight.copy_(self.as_conv_weight(weight))
             if bias is not None and conv.bias is not None:
@@ -215,8 +215,3 @@ def _whole(value: object) -> int | None:
         return None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
-
-
-def _empty(kind: Any, *sizes: Any, device: torch.device, **options: Any) -> Any:
-    """A layer whose numbers are still to be written, without drawing any."""
-    return kind(*sizes, **options, device="meta").to_empty(device=device)

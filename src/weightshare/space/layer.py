@@ -7,7 +7,7 @@ so the same code serves 1, 2 and 3 dimensions, transposed layers and the patches
 
 from abc import ABC, abstractmethod
 from math import prod, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,11 @@ def cast_for_autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     # As for convolutions, double precision stays.
     kept = [one is None or not one.is_floating_point() or one.dtype == torch.float64 for one in tensors]
     return [one if one is None or stays else one.to(dtype) for one, stays in zip(tensors, kept, strict=True)]
+
+
+def unfilled(kind: Any, *sizes: Any, device: torch.device, **options: Any) -> Any:
+    """A layer whose numbers are still to be written, without drawing any."""
+    return kind(*sizes, **options, device="meta").to_empty(device=device)
 
 
 def _times(size: tuple[int, ...]) -> str:
