@@ -298,7 +298,8 @@ def _unfit(
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return "it has hooks, which would be lost: remove them first"
     weights = [names.get(id(p), (path,)) for p in layer._parameters.values() if p is not None]
-    others = [name for row in weights for name in row if not name.startswith(f"{path}." if path else "")]
+    # Other names of the layer itself are no other readers: it is registered twice, and replaced at both places.
+    others = [name for row in weights for name in row if model.get_submodule(name.rpartition(".")[0]) is not layer]
     if others:
         return f"its weight is one parameter with '{others[0]}', and each position is to have a kernel of its own"
     if kind.held(owner):

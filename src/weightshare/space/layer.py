@@ -89,6 +89,10 @@ class LocalLayer(nn.Module, ABC):
         """Whether each position has biases of its own."""
         return self.bias is not None and self.bias.ndim > 1
 
+    def bias_of_kernels(self) -> bool:
+        """Whether each kernel has biases of its own: those of a transposed layer belong to positions of its output."""
+        return self.bias is not None and self.bias.shape[:-1] == self.positions
+
     def _fill(self, kernel: Tensor, eps: float, deviation: float) -> None:
         """Give every position a kernel, with noise of a size relative to `deviation`; variances stay. 0 copies."""
         expect_number("eps", eps)

@@ -98,7 +98,7 @@ def relax_(
     chosen = [*map(id, layer.parameters() if only is None else only)]
     if id(layer.weight) in chosen:
         _relax_kernels(layer, lattice, labels, inside, rule, strength, seeds)
-    if id(layer.bias) in chosen:
+    if id(layer.bias) in chosen and layer.bias_of_kernels():
         _relax_biases(layer, labels, inside, rule, strength)
 
 
@@ -113,6 +113,7 @@ def _relax_kernels(
 ) -> None:
     axes, periods = layer.axes, lattice.periods(layer.axes)
     weight = layer.weight.detach()
+    _expect_finite(weight, "weight")
     kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
     show = _Patterns(rule, (weight.shape[-3], weight.shape[-2] // prod(a.kernel for a in axes), *periods), kind, seeds)
     flat = weight.flatten(0, len(axes) - 1)
@@ -221,29 +222,29 @@ def _stepped(kernels: Tensor, show: _Patterns, order: Tensor, rule: Hebbian, lab
 def _relax_biases(layer: LocalLayer, labels: Tensor, inside: Tensor, rule: Hebbian, strength: float) -> None:
     """The same for biases of positions: their input is 1, so their distance from the mean shrinks by a number."""
     bias = layer.biases()
-    if bias is None or len(bias) != len(labels):
-        return
+    assert bias is not None
     factor = 1.0
     for iteration in range(rule.iterations):
         factor -= rule.rate(iteration) * (factor + rule.gamma * (factor - 1))
     bias = bias.detach()
+    _expect_finite(bias, "bias")
     for label in labels[inside].unique().tolist():
         members = ((labels == label) & inside).nonzero()[:, 0].to(bias.device)
         part = bias[members]
-        if not bool(part.isfinite().all()):
-            raise SpecError("a bias is NaN or infinite: the loss has diverged. Lower the learning rate.")
         bias[members] = part.lerp(part.mean(0), strength * (1 - factor))
+
+
+def _expect_finite(tensor: Tensor, what: str) -> None:
+    if not bool(tensor.isfinite().all()):
+        raise SpecError(f"a {what} is NaN or infinite: the loss has diverged. Lower the learning rate.")
 
 
 def _expect_closer(before: Tensor, after: Tensor, rule: Hebbian, rounding: float) -> None:
     """Refuse a learning rate at which kernels move apart, by more than rounding where they are equal already."""
     if not bool(after.isfinite().all()):
-        raise SpecError(
-            f"Hebbian sharing did not stay finite (lr={rule.lr!r}). Lower lr; if a weight is NaN, training has "
-            "diverged."
-        )
+        raise SpecError(f"Hebbian sharing did not stay finite (lr={rule.lr!r}). Lower lr.")
     if not rule.noise and float(after.norm()) > float(before.norm()) * (1 + 1e-6) + rounding:
         raise SpecError(
             f"Hebbian sharing moved kernels apart, not together (lr={rule.lr!r}, {rule.patterns} patterns of "
-            f"{before.shape[-2]} inputs). Lower lr, or show more patterns; if a weight is NaN, training has diverged."
+            f"{before.shape[-2]} inputs). Lower lr, or show more patterns."
         )

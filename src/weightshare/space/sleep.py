@@ -268,10 +268,13 @@ def pull_(
 def own(layer: LocalLayer) -> list[nn.Parameter]:
     """The parameters of a layer that each position has a part of.
 
+    Biases of a transposed layer belong to positions of its output, of which each is reached by many kernels, so they
+    are none of these.
+
     Raises:
         SpecError: If its weight is made from something else, such as the slots of a `Lattice`.
     """
-    found = [layer.weight, *([layer.bias] if layer.bias is not None and layer.bias_at_positions() else [])]
+    found = [layer.weight, *([layer.bias] if layer.bias is not None and layer.bias_of_kernels() else [])]
     if not all(isinstance(one, nn.Parameter) for one in found):
         raise SpecError("its weight is made from stored slots, which is shared already. Take that off first: unshare_.")
     return found
