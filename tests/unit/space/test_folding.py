@@ -87,9 +87,15 @@ def test_what_several_layers_read_sleeps_once(mode, strength):
     net = nn.Sequential(*(LocallyConnected2d(2, 2, 2, (7, 5)) for _ in range(2)))
     net[1].weight = net[0].weight
     alone = copy.deepcopy(nn.Sequential(net[0]))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    handle = Sleep(mode=mode, strength=strength).attach_(optimizer, net)
     Sleep(mode=mode, strength=strength).now_(net)
     Sleep(mode=mode, strength=strength).now_(alone)
     assert torch.equal(net[0].weight, alone[0].weight)
+    handle.now()
+    Sleep(mode=mode, strength=strength).now_(alone)
+    assert torch.equal(net[0].weight, alone[0].weight)
+    assert handle.paths == ("0.weight",)
 
 
 def test_saved_and_loaded_it_is_local_and_a_convolution_is_told(tmp_path):

@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import ROOT
 
 SECONDS = 150
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     path = os.pathsep.join([str(ROOT), *(entry for entry in sys.path if entry)])
     pair = [

@@ -102,8 +102,7 @@ def paths(monkeypatch):
     return taken
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.3])
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("rule", "strength"), [("paper", 1.0), ("held", 0.3), ("once", 1.0)])
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_is_equation_4_on_a_repeating_image(name, rule, strength):
     layer = made(name)

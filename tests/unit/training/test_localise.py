@@ -146,7 +146,7 @@ def test_sleep_keeps_kernels_together_and_the_history_says_how_far(digits):
         assert space_sharing(layer).within == math.inf
     assert [row["noise_within_modules"] for row in rows] == [0, 0]
     assert all(0 < row["noise_over_positions"] < math.inf for row in rows)
-    awake, plain = fitted(digits, recipe=replace(RECIPE, sleep=[]))
+    awake, plain = fitted(digits, recipe=replace(RECIPE, sleep=[], epochs=1))
     found = [space_sharing(layer) for layer in layers(awake)]
     assert plain[-1]["noise_within_modules"] == pytest.approx(sum(1 / row.within for row in found) / len(found))
     assert plain[-1]["noise_over_positions"] == pytest.approx(sum(1 / row.all for row in found) / len(found))
@@ -173,13 +173,20 @@ def test_sleep_counts_within_an_epoch(digits):
     assert space_sharing(first).within == math.inf
 
 
+PHASES = {
+    "instant": SleepPhase(every=3),
+    "hebbian": SleepPhase(every=3, mode="hebbian", noise=0.1, iterations=3),
+    "epochs": SleepPhase(1, unit="epoch"),
+}
+
+
 @pytest.mark.parametrize(
-    "phase",
-    [SleepPhase(every=3), SleepPhase(every=3, mode="hebbian", noise=0.1, iterations=3), SleepPhase(1, unit="epoch")],
+    ("step", "phase"),
+    [(11, "instant"), (25, "hebbian"), (22, "epochs")]
+    + [pytest.param(step, phase, marks=pytest.mark.slow) for step in (1, 2, 21, 24) for phase in PHASES],
 )
-@pytest.mark.parametrize("step", [2, 11, 22, 25])
 def test_a_run_that_is_stopped_goes_on_to_the_bit(digits, tmp_path, step, phase):
-    recipe = replace(RECIPE, sleep=[phase])
+    recipe = replace(RECIPE, sleep=[PHASES[phase]])
     stopping = calling(network(), step, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
         fitted(digits, tmp_path, stopping, recipe)
