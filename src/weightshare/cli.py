@@ -114,6 +114,12 @@ def train(
             "repeats=4."
         ),
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Give each position of the convolutions a kernel of its own.")
+    ] = False,
+    keep_first: Annotated[int | None, typer.Option(help="Of --local: how many of the first stay convolutions.")] = None,
+    sleep: Annotated[int | None, typer.Option(help="Share kernels of positions after every so many steps.")] = None,
+    sleep_mode: Annotated[str | None, typer.Option(help="Of --sleep: instant or hebbian.")] = None,
     init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
@@ -144,10 +150,12 @@ def train(
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
     recipe = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
     recipe |= _given(channels_last=channels_last, schedule=schedule)
+    recipe |= {"sleep": [_given(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
     recipe |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
+    options |= {"localise": [_given(keep_first=keep_first)] if local or keep_first is not None else None}
     options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
         config = Path(out) / CONFIG  # go on with the run that is there

@@ -23,6 +23,7 @@ from weightshare.training.recipe import Recipe, RunConfig
 KIND = "training"
 ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
 SHARED = ("distinct_share", "zero_share", "penalty")  # of a run with regularisers
+NOISE = ("noise_within_modules", "noise_over_positions")  # of a run with local layers
 
 
 @dataclass
@@ -187,7 +188,9 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
-        if set(row) not in (set(ROW), {*ROW, *SHARED}) or not all(_finite(value) for value in row.values()):
+        if set(row) not in ({*ROW, *a, *b} for a in ((), SHARED) for b in ((), NOISE)) or not all(
+            _finite(value) for value in row.values()
+        ):
             raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
     counts = [row["epoch"] for row in progress.history]
     whole = type(progress.step) is int and 0 <= progress.step < run["steps"]
