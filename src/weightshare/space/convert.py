@@ -1,26 +1,28 @@
-"""Convolutions become locally connected, and back, in any network; each way is a plan first.
+"""Convolutions become locally connected, in any network; the way is a plan first.
 
-*There* (`plan_local`): a copy of the kernel at every position, so that outputs stay what they are. The sizes come from
-running the network once on an example. *Back* (`plan_fold`): kernels that are equal are copied; kernels that differ
-become their mean, and the plan says how far they are from it and what that does to outputs on given inputs.
+A copy of the kernel goes to every position, so that outputs stay what they are. The sizes come from running the network
+once on an example. What becomes local, and how, is a `Kind`: convolutions here, the linear layers of vision
+transformers in `weightshare.space.patches`. The way back is `weightshare.space.fold`.
 
-In the grid: across positions, from everything shared to nothing shared, and back. Source: none; Pogodin 2021 builds its
-networks anew.
+In the grid: across positions, from everything shared to nothing shared. Source: none; Pogodin 2021 builds its networks
+anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 import math
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from weightshare._table import render, run_text, shape_text
 from weightshare._typing import Where
 from weightshare.errors import AlreadyShared, ModelChanged, NoMatch, SpecError
+from weightshare.hooks import expect_number
+from weightshare.space.fold import FoldPlan, FoldRow, fold_, folded_layer, kernel_error, plan_fold
 from weightshare.space.layer import LocalLayer
 from weightshare.space.local import LocallyConnected, LocallyConnected1d, LocallyConnected2d, LocallyConnected3d
 from weightshare.space.transposed import (
@@ -29,9 +31,30 @@ from weightshare.space.transposed import (
     LocallyConnectedTranspose2d,
     LocallyConnectedTranspose3d,
 )
+from weightshare.space.watch import run, watching
 from weightshare.surgery import edit
 from weightshare.surgery.count import count
-from weightshare.surgery.sites import describe, plain, select, sites, unwrapped
+from weightshare.surgery.sites import describe, plain, select, sites
+
+__all__ = [
+    "LOCAL",
+    "Convolutions",
+    "FoldPlan",
+    "FoldRow",
+    "Kind",
+    "LocalPlan",
+    "LocalRow",
+    "fold_",
+    "folded_layer",
+    "kernel_error",
+    "plan_fold",
+    "plan_kind",
+    "plan_local",
+    "run",
+]
+
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of the input and the output of a layer, along its axes of positions."""
 
 LOCAL: dict[type[nn.Module], type[LocallyConnected] | type[LocallyConnectedTranspose]] = {
     nn.Conv1d: LocallyConnected1d,
@@ -44,9 +67,65 @@ LOCAL: dict[type[nn.Module], type[LocallyConnected] | type[LocallyConnectedTrans
 """For each convolution of torch its local twin. Subclasses compute something else, so they are not in it."""
 
 
+class Kind(ABC):
+    """Which layers become local, and what becomes of them; abstract."""
+
+    noun: ClassVar[str]
+    base: ClassVar[type[nn.Module]]
+    """Layers of this class and its subclasses are looked at, so that those that stay are listed with a reason."""
+    exact: ClassVar[frozenset[type[nn.Module]]]
+    """The classes that become local; subclasses compute something else."""
+
+    @abstractmethod
+    def sizes(self, layer: nn.Module, given: Tensor, output: Tensor) -> Sizes:
+        """The sizes that a layer runs at."""
+
+    @abstractmethod
+    def positions(self, layer: nn.Module, sizes: Sizes) -> tuple[int, ...]:
+        """How many positions it has then."""
+
+    @abstractmethod
+    def local(self, layer: nn.Module, input_size: tuple[int, ...], eps: float) -> LocalLayer:
+        """The local layer that computes the same."""
+
+    def again(self, example_input: Any) -> Any:
+        """Another example that layers should run on at the same sizes, or `None`; it need not run."""
+        return None
+
+    def held(self, owner: nn.Module) -> str:
+        """Why a layer that a module holds cannot become local, or nothing."""
+        return ""
+
+    def unfit(self, sizes: Sequence[Sizes]) -> str:
+        """Why a layer that runs at these sizes cannot become local, or nothing."""
+        if len(sizes) > 1:
+            listed = ", ".join(shape_text(size) for size, _ in sizes)
+            return f"it runs at several sizes ({listed}), and its kernels would be for one"
+        return ""
+
+
+@dataclass(frozen=True)
+class Convolutions(Kind):
+    """Convolutions of torch, transposed ones too."""
+
+    noun = "convolution"
+    base = nn.modules.conv._ConvNd
+    exact = frozenset(LOCAL)
+
+    def sizes(self, layer: nn.Module, given: Tensor, output: Tensor) -> Sizes:
+        axes = len(layer.kernel_size)  # type: ignore[arg-type]
+        return tuple(given.shape[-axes:]), tuple(output.shape[-axes:])
+
+    def positions(self, layer: nn.Module, sizes: Sizes) -> tuple[int, ...]:
+        return sizes[0] if isinstance(layer, nn.modules.conv._ConvTransposeNd) else sizes[1]
+
+    def local(self, layer: nn.Module, input_size: tuple[int, ...], eps: float) -> LocalLayer:
+        return LOCAL[type(layer)].from_conv(layer, input_size, eps)
+
+
 @dataclass(frozen=True)
 class LocalRow:
-    """One convolution that becomes local: its path, the size of its input, its positions and numbers."""
+    """One layer that becomes local: its path, the size of its input, its positions and numbers."""
 
     path: str
     weight: tuple[int, ...]
@@ -58,7 +137,7 @@ class LocalRow:
 
 @dataclass(frozen=True)
 class LocalPlan:
-    """Which convolutions become local, before any does.
+    """Which layers become local, before any does.
 
     Args:
         rows: In the order in which the network runs them.
@@ -67,6 +146,7 @@ class LocalPlan:
         eps: Noise on the copies.
         stored_before: Parameters of the whole model now.
         bytes_each: Of one number.
+        kind: What becomes local, and how.
     """
 
     rows: tuple[LocalRow, ...]
@@ -75,6 +155,7 @@ class LocalPlan:
     eps: float
     stored_before: int
     bytes_each: int
+    kind: Kind = field(default_factory=Convolutions)
 
     @property
     def stored_after(self) -> int:
@@ -85,30 +166,25 @@ class LocalPlan:
         """Put the local layers in place, all or nothing. An optimizer has to be made afterwards.
 
         Raises:
-            ModelChanged: If a convolution is not there any more, or is another one.
+            ModelChanged: If a layer is not there any more, or is another one.
         """
         model = plain(model)
         with edit.transaction(model) as edits:
             for row in self.rows:
                 try:
-                    conv = model.get_submodule(row.path)
+                    layer = model.get_submodule(row.path)
                 except AttributeError as error:
                     raise ModelChanged(f"The model has no '{row.path}', which the plan makes local.") from error
-                if type(conv) not in LOCAL or tuple(_weight(conv).shape) != row.weight:
-                    raise ModelChanged(f"'{row.path}' has changed since the plan: got {conv}. Plan again.")
-                edits.replace(row.path, LOCAL[type(conv)].from_conv(conv, row.input_size, self.eps))
+                if type(layer) not in self.kind.exact or tuple(_weight(layer).shape) != row.weight:
+                    raise ModelChanged(f"'{row.path}' has changed since the plan: got {layer}. Plan again.")
+                edits.replace(row.path, self.kind.local(layer, row.input_size, self.eps))
 
     def __str__(self) -> str:
         columns = ("layer", "weight", "input", "positions", "stored before", "after")
-        rows: list[list[object]] = [
-            [
-                row.path,
-                *map(shape_text, (row.weight, row.input_size, row.positions)),
-                row.stored_before,
-                row.stored_after,
-            ]
-            for row in self.rows
-        ]
+        rows: list[list[object]] = []
+        for row in self.rows:
+            shapes = (shape_text(shape) for shape in (row.weight, row.input_size, row.positions))
+            rows.append([row.path, *shapes, row.stored_before, row.stored_after])
         rows.append(["whole model", "", "", "", self.stored_before, self.stored_after])
         lines = [
             f"Local layers where {self.where}" + (f", with noise of {self.eps:g}" if self.eps else ""),
@@ -129,313 +205,114 @@ def plan_local(
     model: nn.Module, example_input: Any, where: Where = None, keep_first: int = 0, eps: float = 0.0
 ) -> LocalPlan:
     """See `weightshare.localize_`, which applies what this plans."""
+    return plan_kind(Convolutions(), model, example_input, where, keep_first, eps)
+
+
+def plan_kind(
+    kind: Kind, model: nn.Module, example_input: Any, where: Where = None, keep_first: int = 0, eps: float = 0.0
+) -> LocalPlan:
+    """What `plan_local` does, for layers of any kind."""
     model = plain(model)
+    expect_number("eps", eps)
     if isinstance(keep_first, bool) or not isinstance(keep_first, int) or keep_first < 0:
         raise SpecError(f"keep_first={keep_first!r}: need a whole number of at least 0.")
     found = sites(model)
     chosen = {id(site.tensor) for site in select(found, where)}
     aliased = {id(site.tensor): site.names for site in found}
-    convs = {path: one for path, one in model.named_modules() if isinstance(one, (nn.modules.conv._ConvNd))}
-    candidates = {path: one for path, one in convs.items() if id(one._parameters.get("weight")) in chosen}
-    candidates |= {p: c for p, c in convs.items() if parametrize.is_parametrized(c) and where is None}
+    layers = {path: one for path, one in model.named_modules() if isinstance(one, kind.base)}
+    candidates = {path: one for path, one in layers.items() if any(id(held) in chosen for held in _weights(one))}
     if not candidates:
-        raise NoMatch(f"where={describe(where)} matches no convolution of {type(model).__name__}.")
-    seen = _sizes_seen(model, example_input, candidates)
+        raise NoMatch(f"where={describe(where)} matches no {kind.noun} of {type(model).__name__}.")
+    seen = _sizes_seen(kind, model, example_input, candidates)
     rows, left_out = [], []
     order = sorted(candidates, key=lambda path: list(seen).index(path) if path in seen else len(seen))
     for number, path in enumerate(order):
-        conv = candidates[path]
-        reason = "kept, by keep_first" if number < keep_first else _unfit(path, conv, seen, aliased)
+        layer = candidates[path]
+        reason = "kept, by keep_first" if number < keep_first else _unfit(kind, model, path, seen, aliased)
         if reason:
             if number >= keep_first and where is not None:
                 raise (AlreadyShared if "one parameter" in reason else SpecError)(f"'{path}': {reason}.")
             left_out.append((path, reason))
             continue
-        rows.append(_row(path, conv, seen[path][0]))
+        rows.append(_row(kind, path, layer, seen[path][0]))
     if not rows:
         reasons = "; ".join(f"'{path}': {reason}" for path, reason in left_out[:4])
         raise NoMatch(f"Nothing that where={describe(where)} matches can become local. {reasons}.")
     counts = count(model)
-    return LocalPlan(
-        tuple(rows), tuple(left_out), describe(where), eps, counts.stored, counts.bytes // max(1, counts.stored)
-    )
-
-
-@dataclass(frozen=True)
-class FoldRow:
-    """One local layer that becomes a layer of torch.
-
-    Args:
-        path: Of the layer.
-        positions: Along each axis.
-        stored_before: Numbers of all its kernels and biases.
-        stored_after: Of the mean.
-        error: How far kernels are from their mean: root of the mean square, relative to that of the mean kernel; 0 if
-            all are equal to the bit.
-        output_error: The same for what the layer gives on the inputs, or `None` without inputs.
-    """
-
-    path: str
-    positions: tuple[int, ...]
-    stored_before: int
-    stored_after: int
-    error: float
-    output_error: float | None
-
-
-@dataclass(frozen=True)
-class FoldPlan:
-    """What folding local layers will change, before it is done.
-
-    Args:
-        rows: One for each local layer.
-        output_error: Of the whole network on the inputs, relative, in evaluation mode; `None` without inputs.
-        stored_before: Parameters of the whole model now.
-    """
-
-    rows: tuple[FoldRow, ...]
-    output_error: float | None
-    stored_before: int
-
-    @property
-    def stored_after(self) -> int:
-        """Parameters of the whole model once it is folded."""
-        return self.stored_before + sum(row.stored_after - row.stored_before for row in self.rows)
-
-    @property
-    def error(self) -> float:
-        """The largest error of a layer's kernels, relative."""
-        return max((row.error for row in self.rows), default=0.0)
-
-    def __str__(self) -> str:
-        columns = ("layer", "positions", "stored before", "after", "kernels' error", "outputs' error")
-        rows: list[list[object]] = [
-            [row.path, shape_text(row.positions), row.stored_before, row.stored_after] for row in self.rows
-        ]
-        for cells, row in zip(rows, self.rows, strict=True):
-            cells += [_error_text(row.error), _error_text(row.output_error)]
-        rows.append(["whole model", "", self.stored_before, self.stored_after, "", _error_text(self.output_error)])
-        return render(columns, rows, numbers=columns[2:])
-
-
-def plan_fold(model: nn.Module, inputs: Any = None) -> FoldPlan:
-    """Say what folding local layers will change, and change nothing.
-
-    Args:
-        model: A network with local layers.
-        inputs: A tensor, a sequence of positional arguments or a mapping of keyword arguments, on which the change of
-            outputs is measured: of each layer on what it sees in the unfolded network, and of the whole.
-
-    Returns:
-        The plan; print it.
-
-    Raises:
-        NoMatch: If the model has no local layer.
-        SpecError: If it cannot run on the inputs.
-    """
-    model = unwrapped(model)
-    layers = {path: one for path, one in model.named_modules() if isinstance(one, LocalLayer)}
-    if not layers:
-        raise NoMatch(f"{type(model).__name__} has no local layer to fold.")
-    torch_layers = {path: folded_layer(layer) for path, layer in layers.items()}
-    seen: dict[str, tuple[float, float]] = {}
-    whole = None
-    if inputs is not None:
-
-        def compare(path: str, layer_inputs: tuple[Any, ...], output: Tensor) -> None:
-            was = seen.get(path, (0.0, 0.0))
-            after = torch_layers[path].to(output.device)(*layer_inputs)
-            off = (after - output).double().square().sum().item(), output.double().square().sum().item()
-            seen[path] = was[0] + off[0], was[1] + off[1]
-
-        with _watching(model, layers, compare):
-            before = run(model, inputs)
-        with edit.transaction(model) as edits:
-            for path in layers:
-                edits.replace(path, torch_layers[path])
-            after = run(model, inputs)
-            edits.roll_back()
-        whole = _relative(_tensors(before), _tensors(after))
-    rows = []
-    for path, layer in layers.items():
-        stored = sum(p.numel() for p in layer.parameters())
-        kept = sum(p.numel() for p in torch_layers[path].parameters())
-        out = math.sqrt(seen[path][0] / max(seen[path][1], 1e-300)) if path in seen else None
-        rows.append(FoldRow(path, layer.positions, stored, kept, kernel_error(layer), out))
-    return FoldPlan(tuple(rows), whole, count(model).stored)
-
-
-def fold_(edits: edit.Transaction, tolerance: float) -> None:
-    """Put torch's layers in the place of local ones.
-
-    Args:
-        edits: Of the model.
-        tolerance: The largest relative error of kernels that is folded without being refused.
-
-    Raises:
-        ModelChanged: If kernels of a layer differ by more.
-    """
-    layers = {path: one for path, one in edits.model.named_modules() if isinstance(one, LocalLayer)}
-    errors = {path: kernel_error(layer) for path, layer in layers.items()}
-    over = {path: error for path, error in errors.items() if not error <= tolerance}
-    if over:
-        listed = ", ".join(f"'{path}': {error:.2g}" for path, error in list(over.items())[:6])
-        raise ModelChanged(
-            f"Kernels of {len(over)} local layer{'s' * (len(over) > 1)} differ from their mean by more than "
-            f"tolerance={tolerance:g} of it ({listed}), so the folded network would compute something else. "
-            "plan_fold(model, inputs) says how much; fold(model, tolerance=inf) takes the means all the same."
-        )
-    for path, layer in layers.items():
-        edits.replace(path, folded_layer(layer))
-
-
-def folded_layer(layer: LocalLayer) -> nn.Module:
-    """The layer of torch that has the mean kernel of a local one, or a copy of it if all are equal."""
-    with torch.no_grad():
-        bias = layer.biases()
-        bias = layer.bias if bias is None else _mean(bias)
-        made = layer.shared(_mean(layer.kernels()), bias)
-    for name, parameter in made.named_parameters():
-        parameter.requires_grad_(getattr(layer, name).requires_grad)
-    return made.train(layer.training)
-
-
-def kernel_error(layer: LocalLayer) -> float:
-    """How far kernels and biases of a layer are from their mean, relative to it; exactly 0 if all are equal.
-
-    The root of the mean square of the differences over that of the mean; infinite where the mean is 0, and NaN if a
-    weight is.
-    """
-    worst = 0.0
-    for tensor in (layer.kernels(), layer.biases()):
-        if tensor is None or _equal(tensor):
-            continue
-        values = tensor.detach().double().flatten(1)
-        mean = values.mean(0)
-        off, size = float((values - mean).square().mean().sqrt()), float(mean.square().mean().sqrt())
-        error = off / size if size else math.inf
-        worst = error if math.isnan(error) else max(worst, error)
-    return worst
-
-
-def _mean(kernels: Tensor) -> Tensor:
-    return kernels[0].clone() if _equal(kernels) else kernels.double().mean(0).to(kernels.dtype)
-
-
-def _equal(kernels: Tensor) -> bool:
-    return bool((kernels == kernels[:1]).all())
-
-
-def run(model: nn.Module, inputs: Any) -> Any:
-    """The outputs of a model in evaluation mode, without gradients; its training flags are as before afterwards.
-
-    Raises:
-        SpecError: If the model cannot run on the inputs.
-    """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(**inputs) if isinstance(inputs, Mapping) else model(*_arguments(inputs))
-    except Exception as error:  # whatever a network of the user's raises
-        raise SpecError(f"{type(model).__name__} cannot run on the example input: {error}") from error
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _arguments(inputs: Any) -> Sequence[Any]:
-    if isinstance(inputs, Tensor):
-        return (inputs,)
-    if isinstance(inputs, Sequence):
-        return inputs
-    raise SpecError(
-        f"The example input is a {type(inputs).__name__}: need a tensor, a sequence of positional arguments or a "
-        "mapping of keyword arguments."
-    )
-
-
-@contextmanager
-def _watching(model: nn.Module, layers: Mapping[str, nn.Module], call: Callable[..., None]) -> Iterator[None]:
-    """Call a function with the path, the inputs and the output of layers whenever they run."""
-    handles = [
-        layer.register_forward_hook(lambda _, inputs, output, path=path: call(path, inputs, output))
-        for path, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    each = counts.bytes // max(1, counts.stored)
+    return LocalPlan(tuple(rows), tuple(left_out), describe(where), eps, counts.stored, each, kind)
 
 
 def _sizes_seen(
-    model: nn.Module, example_input: Any, convs: Mapping[str, nn.Module]
-) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """The different sizes of input and output of each convolution in one run, in the order in which they run first."""
-    seen: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
+    kind: Kind, model: nn.Module, example_input: Any, layers: Mapping[str, nn.Module]
+) -> dict[str, list[Sizes]]:
+    """The different sizes of input and output of each layer in one run, in the order in which they run first."""
 
-    def note(path: str, inputs: tuple[Any, ...], output: Tensor) -> None:
-        axes = len(convs[path].kernel_size)  # type: ignore[arg-type]
-        sizes = tuple(inputs[0].shape[-axes:]), tuple(output.shape[-axes:])
-        if sizes not in seen.setdefault(path, []):
-            seen[path].append(sizes)
+    def watched(example: Any) -> dict[str, list[Sizes]]:
+        seen: dict[str, list[Sizes]] = {}
 
-    with _watching(model, convs, note):
-        run(model, example_input)
+        def note(path: str, inputs: tuple[Any, ...], output: Tensor) -> None:
+            sizes = kind.sizes(layers[path], inputs[0], output)
+            if sizes not in seen.setdefault(path, []):
+                seen[path].append(sizes)
+
+        with watching(model, layers, note):
+            run(model, example)
+        return seen
+
+    seen = watched(example_input)
+    another = kind.again(example_input)
+    if another is not None:
+        with suppress(SpecError):
+            for path, sizes in watched(another).items():
+                at = seen.setdefault(path, [])
+                at += [one for one in sizes if one not in at]
     return seen
 
 
 def _unfit(
+    kind: Kind,
+    model: nn.Module,
     path: str,
-    conv: nn.Module,
-    seen: Mapping[str, Sequence[tuple[tuple[int, ...], tuple[int, ...]]]],
+    seen: Mapping[str, Sequence[Sizes]],
     names: Mapping[int, Sequence[str]],
 ) -> str:
-    """Why a convolution cannot become local, or nothing."""
-    if parametrize.is_parametrized(conv):
+    """Why a layer cannot become local, or nothing."""
+    layer, owner = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
+    if parametrize.is_parametrized(layer):
         return "its weight is made by a parametrization, which a local layer would lose: take that off first"
-    if type(conv) not in LOCAL:
-        return f"{type(conv).__name__} is a class of its own, and computes what a local layer does not know of"
-    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks:
+    if type(layer) not in kind.exact:
+        return f"{type(layer).__name__} is a class of its own, and computes what a local layer does not know of"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return "it has hooks, which would be lost: remove them first"
-    weights = [names.get(id(p), (path,)) for p in conv._parameters.values() if p is not None]
+    weights = [names.get(id(p), (path,)) for p in layer._parameters.values() if p is not None]
     others = [name for row in weights for name in row if not name.startswith(f"{path}." if path else "")]
     if others:
         return f"its weight is one parameter with '{others[0]}', and each position is to have a kernel of its own"
+    if kind.held(owner):
+        return kind.held(owner)
     if path not in seen:
         return "the example did not run it, so the size of its input is not known"
-    if len(seen[path]) > 1:
-        sizes = ", ".join(shape_text(size) for size, _ in seen[path])
-        return f"it runs at several sizes ({sizes}), and its kernels would be for one"
-    return ""
+    return kind.unfit(seen[path])
 
 
-def _row(path: str, conv: nn.Module, sizes: tuple[tuple[int, ...], tuple[int, ...]]) -> LocalRow:
-    positions = sizes[0] if isinstance(conv, nn.modules.conv._ConvTransposeNd) else sizes[1]
-    weight, bias = _weight(conv), conv.bias
+def _row(kind: Kind, path: str, layer: nn.Module, sizes: Sizes) -> LocalRow:
+    positions = kind.positions(layer, sizes)
+    weight, bias = _weight(layer), layer.bias
     before = weight.numel() + (bias.numel() if isinstance(bias, Tensor) else 0)
     after = before + (math.prod(positions) - 1) * weight.numel()
     return LocalRow(path, tuple(weight.shape), sizes[0], positions, before, after)
 
 
-def _weight(conv: nn.Module) -> Tensor:
-    weight = conv._parameters["weight"]
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer._parameters["weight"]
     assert weight is not None
     return weight
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    """The floating-point tensors of whatever a network returns."""
-    from torch.utils._pytree import tree_leaves
-
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _relative(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    off = sum((b.double() - a.double()).square().sum().item() for b, a in zip(before, after, strict=True))
-    return math.sqrt(off / max(sum(b.double().square().sum().item() for b in before), 1e-300))
-
-
-def _error_text(error: float | None) -> str:
-    return "" if error is None else "equal" if error == 0 else f"{error:.2e}"
+def _weights(layer: nn.Module) -> list[nn.Parameter]:
+    """The parameters by which a pattern names a layer: its weight, or all that a parametrization makes it from."""
+    if parametrize.is_parametrized(layer):
+        return list(layer.parameters())
+    weight = layer._parameters.get("weight")
+    return [] if weight is None else [weight]

@@ -2,14 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import prod
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.errors import ShapeMismatch, SpecError
-from weightshare.hooks import expect_number
 from weightshare.space.layer import LocalLayer, cast_for_autocast
 
 Bias = bool | Literal["position"]
@@ -176,14 +175,6 @@ class Convolutional(LocalLayer):
             at = biased if self._bias == "position" else ()
             self.bias = nn.Parameter(torch.empty(*at, self.out_channels, **factory))
         self.reset_parameters()
-
-    def _fill(self, kernel: Tensor, eps: float, deviation: float) -> None:
-        """Give every position a kernel, with noise of a size relative to `deviation`; variances stay. 0 copies."""
-        expect_number("eps", eps)
-        if eps:
-            self.weight.normal_(0, deviation).mul_(eps).add_(kernel).div_(sqrt(1 + eps * eps))
-        else:
-            self.weight.copy_(kernel.expand_as(self.weight))
 
     @classmethod
     def _lazy(cls) -> bool:

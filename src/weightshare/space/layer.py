@@ -6,13 +6,14 @@ so the same code serves 1, 2 and 3 dimensions, transposed layers and the patches
 """
 
 from abc import ABC, abstractmethod
-from math import prod
+from math import prod, sqrt
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.errors import ShapeMismatch
+from weightshare.hooks import expect_number
 
 
 class Axis(NamedTuple):
@@ -87,6 +88,14 @@ class LocalLayer(nn.Module, ABC):
     def bias_at_positions(self) -> bool:
         """Whether each position has biases of its own."""
         return self.bias is not None and self.bias.ndim > 1
+
+    def _fill(self, kernel: Tensor, eps: float, deviation: float) -> None:
+        """Give every position a kernel, with noise of a size relative to `deviation`; variances stay. 0 copies."""
+        expect_number("eps", eps)
+        if eps:
+            self.weight.normal_(0, deviation).mul_(eps).add_(kernel).div_(sqrt(1 + eps * eps))
+        else:
+            self.weight.copy_(kernel.expand_as(self.weight))
 
     def expect_size(self, size: tuple[int, ...], needed: tuple[int, ...]) -> None:
         """Refuse an input of another size than the layer was made for.

@@ -1,0 +1,203 @@
+"""Local layers become layers of torch again; the way is a plan first.
+
+Kernels that are equal are copied; kernels that differ become their mean, and the plan says how far they are from it and
+what that does to outputs on given inputs.
+
+In the grid: across positions, from nothing shared back to everything shared. Source: none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightshare._table import render, shape_text
+from weightshare.errors import ModelChanged, NoMatch
+from weightshare.space.layer import LocalLayer
+from weightshare.space.watch import run, watching
+from weightshare.surgery import edit
+from weightshare.surgery.count import count
+from weightshare.surgery.sites import unwrapped
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """One local layer that becomes a layer of torch.
+
+    Args:
+        path: Of the layer.
+        positions: Along each axis.
+        stored_before: Numbers of all its kernels and biases.
+        stored_after: Of the mean.
+        error: How far kernels are from their mean: root of the mean square, relative to that of the mean kernel; 0 if
+            all are equal to the bit.
+        output_error: The same for what the layer gives on the inputs, or `None` without inputs.
+    """
+
+    path: str
+    positions: tuple[int, ...]
+    stored_before: int
+    stored_after: int
+    error: float
+    output_error: float | None
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """What folding local layers will change, before it is done.
+
+    Args:
+        rows: One for each local layer.
+        output_error: Of the whole network on the inputs, relative, in evaluation mode; `None` without inputs.
+        stored_before: Parameters of the whole model now.
+    """
+
+    rows: tuple[FoldRow, ...]
+    output_error: float | None
+    stored_before: int
+
+    @property
+    def stored_after(self) -> int:
+        """Parameters of the whole model once it is folded."""
+        return self.stored_before + sum(row.stored_after - row.stored_before for row in self.rows)
+
+    @property
+    def error(self) -> float:
+        """The largest error of a layer's kernels, relative."""
+        return max((row.error for row in self.rows), default=0.0)
+
+    def __str__(self) -> str:
+        columns = ("layer", "positions", "stored before", "after", "kernels' error", "outputs' error")
+        rows: list[list[object]] = []
+        for row in self.rows:
+            errors = (_error_text(error) for error in (row.error, row.output_error))
+            rows.append([row.path, shape_text(row.positions), row.stored_before, row.stored_after, *errors])
+        rows.append(["whole model", "", self.stored_before, self.stored_after, "", _error_text(self.output_error)])
+        return render(columns, rows, numbers=columns[2:])
+
+
+def plan_fold(model: nn.Module, inputs: Any = None) -> FoldPlan:
+    """Say what folding local layers will change, and change nothing.
+
+    Args:
+        model: A network with local layers.
+        inputs: A tensor, a sequence of positional arguments or a mapping of keyword arguments, on which the change of
+            outputs is measured: of each layer on what it sees in the unfolded network, and of the whole.
+
+    Returns:
+        The plan; print it.
+
+    Raises:
+        NoMatch: If the model has no local layer.
+        SpecError: If it cannot run on the inputs.
+    """
+    model = unwrapped(model)
+    layers = {path: one for path, one in model.named_modules() if isinstance(one, LocalLayer)}
+    if not layers:
+        raise NoMatch(f"{type(model).__name__} has no local layer to fold.")
+    torch_layers = {path: folded_layer(layer) for path, layer in layers.items()}
+    seen: dict[str, tuple[float, float]] = {}
+    whole = None
+    if inputs is not None:
+
+        def compare(path: str, layer_inputs: tuple[Any, ...], output: Tensor) -> None:
+            was = seen.get(path, (0.0, 0.0))
+            after = torch_layers[path].to(output.device)(*layer_inputs)
+            off = (after - output).double().square().sum().item(), output.double().square().sum().item()
+            seen[path] = was[0] + off[0], was[1] + off[1]
+
+        with watching(model, layers, compare):
+            before = run(model, inputs)
+        with edit.transaction(model) as edits:
+            for path in layers:
+                edits.replace(path, torch_layers[path])
+            after = run(model, inputs)
+            edits.roll_back()
+        whole = _relative(_tensors(before), _tensors(after))
+    rows = []
+    for path, layer in layers.items():
+        stored = sum(p.numel() for p in layer.parameters())
+        kept = sum(p.numel() for p in torch_layers[path].parameters())
+        out = math.sqrt(seen[path][0] / max(seen[path][1], 1e-300)) if path in seen else None
+        rows.append(FoldRow(path, layer.positions, stored, kept, kernel_error(layer), out))
+    return FoldPlan(tuple(rows), whole, count(model).stored)
+
+
+def fold_(edits: edit.Transaction, tolerance: float) -> None:
+    """Put torch's layers in the place of local ones.
+
+    Args:
+        edits: Of the model.
+        tolerance: The largest relative error of kernels that is folded without being refused.
+
+    Raises:
+        ModelChanged: If kernels of a layer differ by more.
+    """
+    layers = {path: one for path, one in edits.model.named_modules() if isinstance(one, LocalLayer)}
+    errors = {path: kernel_error(layer) for path, layer in layers.items()}
+    over = {path: error for path, error in errors.items() if not error <= tolerance}
+    if over:
+        listed = ", ".join(f"'{path}': {error:.2g}" for path, error in list(over.items())[:6])
+        raise ModelChanged(
+            f"Kernels of {len(over)} local layer{'s' * (len(over) > 1)} differ from their mean by more than "
+            f"tolerance={tolerance:g} of it ({listed}), so the folded network would compute something else. "
+            "plan_fold(model, inputs) says how much; fold(model, tolerance=inf) takes the means all the same."
+        )
+    for path, layer in layers.items():
+        edits.replace(path, folded_layer(layer))
+
+
+def folded_layer(layer: LocalLayer) -> nn.Module:
+    """The layer of torch that has the mean kernel of a local one, or a copy of it if all are equal."""
+    with torch.no_grad():
+        bias = layer.biases()
+        bias = layer.bias if bias is None else _mean(bias)
+        made = layer.shared(_mean(layer.kernels()), bias)
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(getattr(layer, name).requires_grad)
+    return made.train(layer.training)
+
+
+def kernel_error(layer: LocalLayer) -> float:
+    """How far kernels and biases of a layer are from their mean, relative to it; exactly 0 if all are equal.
+
+    The root of the mean square of the differences over that of the mean; infinite where the mean is 0, and NaN if a
+    weight is.
+    """
+    worst = 0.0
+    for tensor in (layer.kernels(), layer.biases()):
+        if tensor is None or _equal(tensor):
+            continue
+        values = tensor.detach().double().flatten(1)
+        mean = values.mean(0)
+        off, size = float((values - mean).square().mean().sqrt()), float(mean.square().mean().sqrt())
+        error = off / size if size else math.inf
+        worst = error if math.isnan(error) else max(worst, error)
+    return worst
+
+
+def _mean(kernels: Tensor) -> Tensor:
+    return kernels[0].clone() if _equal(kernels) else kernels.double().mean(0).to(kernels.dtype)
+
+
+def _equal(kernels: Tensor) -> bool:
+    return bool((kernels == kernels[:1]).all())
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The floating-point tensors of whatever a network returns."""
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _relative(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    off = sum((b.double() - a.double()).square().sum().item() for b, a in zip(before, after, strict=True))
+    return math.sqrt(off / max(sum(b.double().square().sum().item() for b in before), 1e-300))
+
+
+def _error_text(error: float | None) -> str:
+    return "" if error is None else "equal" if error == 0 else f"{error:.2e}"
