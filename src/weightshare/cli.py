@@ -245,17 +245,20 @@ def demo(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="4A, 4B, 5A or 5B, of Pogodin 2021.")],
+    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021.")],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
         "results"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
     input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
+    data: Annotated[str | None, typer.Option(help="Of figure 6: images to train on, cifar10 by default.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Simulate a figure of a paper again: its curves beside theory, as numbers and as a picture."""
+    """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
     from weightshare.experiments.figures import figure as make_figure
 
-    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean)
+    options = _given(data=data, data_dir=data_dir)
+    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)
     print(f"{numbers}\n\nPicture: {picture}")
 
 
