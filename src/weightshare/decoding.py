@@ -143,3 +143,9 @@ def refuse_nonfinite(path: str, weight: Tensor) -> None:
 def wide(tensor: Tensor) -> Tensor:
     """In float32 or wider, for sums of many numbers."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def mix(coefficients: Tensor, templates: Tensor) -> Tensor:
+    """`A·T`, `(positions, ...)`: a mixture of templates for each row of coefficients, whatever autocast says."""
+    with torch.autocast(coefficients.device.type, enabled=False):
+        return (coefficients @ templates.flatten(1)).view(len(coefficients), *templates.shape[1:])

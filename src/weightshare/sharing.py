@@ -320,12 +320,6 @@ def expect_count(entry: Mapping[str, Any], name: str, most: int, what: str) -> i
     return found
 
 
-def mix(coefficients: Tensor, templates: Tensor) -> Tensor:
-    """`A·T`, `(positions, ...)`: a mixture of templates for each row of coefficients, whatever autocast says."""
-    with torch.autocast(coefficients.device.type, enabled=False):
-        return (coefficients @ templates.flatten(1)).view(len(coefficients), *templates.shape[1:])
-
-
 def index_bits(clusters: int) -> int:
     """Bits that tell so many values apart, at least 1."""
     return max(1, (clusters - 1).bit_length())

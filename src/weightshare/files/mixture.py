@@ -1,8 +1,8 @@
 """Weights that are mixtures, on file: templates and coefficients, `W = A·T`, rebuilt with torch alone.
 
 A weight `NAME` is two tensors of its own dtype: `NAME.templates`, whose first axis counts them, and
-`NAME.coefficients`, `(positions, templates)`. A recipe in the metadata says so: `{"rule": "W = A·T", "shape": [32, 32, 1,
-27, 64], "dtype": "float32"}`; each template is one row of `T`.
+`NAME.coefficients`, `(positions, templates)`. A recipe in the metadata says so: `{"rule": "W = A·T", "shape": [32, 32,
+1, 27, 64], "dtype": "float32"}`; each template is one row of `T`.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from weightshare.decoding import mix
 from weightshare.errors import FileError
 from weightshare.files.recipes import Recipe, dtype_name, expect_stored, shape_of
-from weightshare.sharing import MIXTURE, mix
+from weightshare.sharing import MIXTURE
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from weightshare.decoding import Decoding, refuse_nonfinite, sort_out, wide
+from weightshare.decoding import Decoding, mix, refuse_nonfinite, sort_out, wide
 from weightshare.errors import SpecError
-from weightshare.sharing import Group, LeftOut, mix
+from weightshare.sharing import Group, LeftOut
 from weightshare.space.positions import Mixtures, local_layer, unfit
 from weightshare.surgery import edit
 from weightshare.surgery.sites import Site
@@ -41,8 +41,8 @@ class LowRank(Decoding):
     Raises:
         SpecError: If the rank is no whole number of at least 1.
 
-    Source: Elsayed 2020. Differs: coefficients are not normalised, and one for each position rather than a sum over rows
-    and columns; the start is a decomposition of given kernels rather than drawn.
+    Source: Elsayed 2020. Differs: coefficients are not normalised, and one for each position rather than a sum over
+    rows and columns; the start is a decomposition of given kernels rather than drawn.
 
     Example:
         >>> from weightshare.space.local import LocallyConnected2d
