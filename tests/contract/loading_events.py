@@ -23,7 +23,7 @@ from weightshare.errors import ModelChanged
 
 
 def state_dict(trial: Trial) -> None:
-    """No key changes but those of weights that are made; a strict load into a freshly shared twin gives equal outputs."""
+    """No key changes but those of weights that are made; a strict load into a fresh shared twin gives equal outputs."""
     shared, twin = trial.shared(), trial.shared(seed=1)
     kept, added = keys_after(shared.plan, trial.fresh().model.state_dict())
     assert [key for key in shared.model.state_dict() if key not in added] == kept

@@ -127,8 +127,8 @@ class Lattice(Decoding):
             slots = self.assignment(layer).slots
         except SpecError as error:
             raise SpecError(f"'{site.path}': {error}") from error
-        count = prod(layer.positions)
-        reason = f"its {count:,} positions are in {slots:,} classes, which would save nothing" if slots == count else ""
+        alone = slots == prod(layer.positions)
+        reason = "each of its positions is a class of its own, which would save nothing" if alone else ""
         if slots > MOST_CLUSTERS:
             reason = f"its positions are in {slots:,} classes, and labels tell {MOST_CLUSTERS:,} apart"
         return Positions.of(site, slots), reason

@@ -156,8 +156,10 @@ def unfit(site: Site, parameters: Sequence[str]) -> str:
     layer, name = site.holder, site.path.rpartition(".")[2]
     if not isinstance(layer, LocalLayer):
         return "no parameter of a local layer (localize_ makes those of convolutions)"
-    if name not in parameters or (name == "bias" and not layer.bias_at_positions()):
-        return "one for all positions, or not shared among them by this spec"
+    if name == "bias" and not layer.bias_at_positions():
+        return "one bias for all positions already"
+    if name not in parameters:
+        return f"no {' or '.join(parameters)} of a local layer, which alone this spec is for"
     if edit.foreign_parametrizations(layer):
         return "its module is parametrized already: take that off first (remove_parametrizations)"
     return unreadable(site)
