@@ -160,6 +160,8 @@ def unfit(site: Site, parameters: Sequence[str]) -> str:
         return "one bias for all positions already"
     if name not in parameters:
         return f"no {' or '.join(parameters)} of a local layer, which alone this spec is for"
+    if site.shape[: len(layer.positions)] != layer.positions:
+        return "its positions are those of the output, and a transposed layer's kernels lie at those of the input"
     if edit.foreign_parametrizations(layer):
         return "its module is parametrized already: take that off first (remove_parametrizations)"
     return unreadable(site)

@@ -16,6 +16,7 @@ import weightshare as ws
 from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SpecError
 from weightshare.files.sizes import sizes
 from weightshare.space.measure import space_sharing
+from weightshare.space.transposed import LocallyConnectedTranspose2d
 
 CLASSES = ws.Lattice().assignment(ws.LocallyConnected2d(2, 3, 3, (7, 5), padding=1)).labels
 
@@ -178,6 +179,20 @@ def test_what_saves_nothing_is_left_out_or_refused() -> None:
     }
     with pytest.raises(SpecError, match=r"Cannot share positions of '1.weight': each of its positions"):
         ws.plan(model, ws.Lattice(period=2), "1.weight")
+
+
+def test_transposed_layers_share_kernels_and_not_the_biases_of_outputs() -> None:
+    model = nn.Sequential(LocallyConnectedTranspose2d(2, 3, 3, (5, 7), stride=2, bias="position"))
+    x = torch.randn(2, 2, 5, 7)
+    for spec, after in ((ws.Lattice(period=4), 4 * 54), (ws.LowRank(2), 2 * (54 + 35))):
+        plan = ws.share_(model, spec)
+        assert plan.stored_after == after + model[0].bias.numel()
+        assert [(left.path, "those of the output" in left.reason) for left in plan.left_out][:1] == [
+            ("0.bias", isinstance(spec, ws.Lattice))
+        ]
+        wanted = output(model, x)
+        ws.unshare_(model)
+        assert bits(output(model, x)) == bits(wanted)
 
 
 def test_models_that_do_not_fit() -> None:
