@@ -101,8 +101,12 @@ class LocalPlan:
     def __str__(self) -> str:
         columns = ("layer", "weight", "input", "positions", "stored before", "after")
         rows: list[list[object]] = [
-            [row.path, shape_text(row.weight), shape_text(row.input_size), shape_text(row.positions)]
-            + [row.stored_before, row.stored_after]
+            [
+                row.path,
+                *map(shape_text, (row.weight, row.input_size, row.positions)),
+                row.stored_before,
+                row.stored_after,
+            ]
             for row in self.rows
         ]
         rows.append(["whole model", "", "", "", self.stored_before, self.stored_after])
@@ -206,10 +210,10 @@ class FoldPlan:
     def __str__(self) -> str:
         columns = ("layer", "positions", "stored before", "after", "kernels' error", "outputs' error")
         rows: list[list[object]] = [
-            [row.path, shape_text(row.positions), row.stored_before, row.stored_after]
-            + [_error_text(row.error), _error_text(row.output_error)]
-            for row in self.rows
+            [row.path, shape_text(row.positions), row.stored_before, row.stored_after] for row in self.rows
         ]
+        for cells, row in zip(rows, self.rows, strict=True):
+            cells += [_error_text(row.error), _error_text(row.output_error)]
         rows.append(["whole model", "", self.stored_before, self.stored_after, "", _error_text(self.output_error)])
         return render(columns, rows, numbers=columns[2:])
 

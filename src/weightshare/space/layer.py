@@ -57,6 +57,10 @@ class LocalLayer(nn.Module, ABC):
         """How positions lie, along each spatial axis."""
 
     @abstractmethod
+    def reset_parameters(self, eps: float | None = None) -> None:
+        """Start anew: every position by itself, or, with a number, from one kernel with noise of that relative size."""
+
+    @abstractmethod
     def shared(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         """The layer of torch that computes the same if all positions read one kernel.
 

@@ -1,6 +1,6 @@
 """Hebbian weight sharing on real layers: equation 4, for every class of positions and every channel of a layer.
 
-The layer below shows a repeated pattern, so that all positions of a class see one `x`. With a batch of `B` patterns `X`,
+The layer below shows a repeated pattern, so that all positions of a class see one `x`. With `B` patterns `X`,
 `C = XᵀX/B`, and `D_i = w_i − mean_j w_j`, equation 4 is `D ← D − η(C D + γ(D − D^init))`, while the mean of a class
 stays where it is. This is linear in `D` and the same for every neuron, so a whole sleep is one small matrix,
 
@@ -139,7 +139,7 @@ def whole(axes: Sequence[Axis]) -> Tensor:
 
 
 class _Patterns:
-    """The repeated patterns of a sleep, the same at every call: one period of all channels, `(groups, patterns, inputs)`."""
+    """The repeated patterns of a sleep, the same at every call: one period, `(groups, patterns, inputs)`."""
 
     def __init__(self, rule: Hebbian, shape: tuple[int, ...], kind: torch.dtype, seeds: tuple[int, int]) -> None:
         self.rule, self.kind = rule, kind

@@ -73,7 +73,8 @@ class Geometry(NamedTuple):
     def of(cls, numbers: Sequence[int], groups: int) -> "Geometry":
         """From the flat list that an operator takes."""
         axes = len(numbers) // 5
-        return cls(*(tuple(numbers[at * axes : (at + 1) * axes]) for at in range(5)), groups)
+        kernel, stride, dilation, low, high = (tuple(numbers[at * axes : (at + 1) * axes]) for at in range(5))
+        return cls(kernel, stride, dilation, low, high, groups)
 
     @property
     def flat(self) -> list[int]:
@@ -82,7 +83,7 @@ class Geometry(NamedTuple):
 
 
 def _padded(x: Tensor, geometry: Geometry) -> Tensor:
-    """`(batch, *size, channels)` in one piece of memory, zeros around; the input itself where nothing has to be done."""
+    """`(batch, *size, channels)` in one piece of memory, zeros around; the input itself where nothing is to do."""
     last = x.movedim(1, -1)
     widths = [width for axis in zip(geometry.low, geometry.high, strict=True) for width in axis]
     if not any(widths):
@@ -173,7 +174,7 @@ def _out(patches: _Patches, channels: int) -> Tensor:
 
 
 def _part(out: Tensor, rows: slice, columns: slice, groups: int) -> Tensor:
-    """The positions of a chunk, `(positions..., groups, batch, channels/groups)`, of `(batch, *positions, channels)`."""
+    """The positions of a chunk of `(batch, *positions, channels)`: `(positions..., groups, batch, channels/groups)`."""
     part = out[:, rows] if out.ndim < 4 else out[:, rows, columns]
     return part.unflatten(-1, (groups, -1)).movedim(0, -2)
 
@@ -193,7 +194,7 @@ def _forward(x: Tensor, w: Tensor, shape: Geometry) -> Tensor:
 
 
 def _turned(w: Tensor, size: Sequence[int], shape: Geometry) -> Tensor:
-    """The kernels by which each number of the input reads the gradient: `(*size, groups, taps·out, in)`, taps backwards.
+    """The kernels by which the input reads the gradient: `(*size, groups, taps·out, in)`, taps backwards.
 
     There are as many numbers in it as in the kernels whatever the batch is, so turning them costs less than adding
     overlapping patches of a large batch; and in half precision every sum is one accumulation.

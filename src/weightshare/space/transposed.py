@@ -4,24 +4,21 @@ The gradient of a locally connected layer by its input, as a layer; nothing else
 computes it. In the grid: across positions, nothing shared. Source: none of the papers; asked for in pytorch#15617.
 """
 
-from collections.abc import Sequence
 from math import prod, sqrt
-from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.errors import ShapeMismatch, SpecError
-from weightshare.space.layer import Axis, LocalLayer, cast_for_autocast
-from weightshare.space.local import Bias, Sizes, spread_with_noise
+from weightshare.space.convolutional import Bias, Convolutional, Sizes
+from weightshare.space.layer import Axis
 from weightshare.space.products import Geometry, spread
 
 
-class LocallyConnectedTranspose(LocalLayer):
+class LocallyConnectedTranspose(Convolutional):
     """What the layers of 1, 2 and 3 dimensions have in common; abstract by its class attributes."""
 
-    spatial: ClassVar[int]
-    conv: ClassVar[type[nn.modules.conv._ConvTransposeNd]]
+    options = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}  # noqa: RUF012 - never changed
 
     def __init__(
         self,
@@ -39,165 +36,42 @@ class LocallyConnectedTranspose(LocalLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, count in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            if type(count) is not int or count < 1:
-                raise SpecError(f"{type(self).__name__}: {name}={count!r}, need a whole number of at least 1.")
-        if in_channels % groups or out_channels % groups:
-            raise SpecError(
-                f"{type(self).__name__}: groups={groups} must divide in_channels={in_channels} and "
-                f"out_channels={out_channels}."
-            )
-        if bias not in (True, False, "position"):
-            raise SpecError(f"{type(self).__name__}: bias={bias!r}, need True (per channel), False or 'position'.")
-        self.in_channels, self.out_channels, self.groups, self._bias = in_channels, out_channels, groups, bias
-        given: dict[str, tuple[Any, int]] = {
-            "kernel_size": (kernel_size, 1),
-            "input_size": (input_size, 1),
-            "stride": (stride, 1),
-            "padding": (padding, 0),
-            "output_padding": (output_padding, 0),
-            "dilation": (dilation, 1),
-        }
-        rows = {name: self._sizes(name, *value) for name, value in given.items()}
-        self.kernel_size, self.input_size, self.stride = rows["kernel_size"], rows["input_size"], rows["stride"]
-        self.padding, self.output_padding, self.dilation = rows["padding"], rows["output_padding"], rows["dilation"]
-        self.output_size = tuple(
-            (n - 1) * s - 2 * p + d * (k - 1) + more + 1
-            for n, s, p, d, k, more in zip(
-                *(self.input_size, self.stride, self.padding, self.dilation, self.kernel_size, self.output_padding),
-                strict=True,
-            )
-        )
+        self._take(in_channels, out_channels, groups, bias)
+        self.kernel_size = self._sizes("kernel_size", kernel_size, 1)
+        self.input_size = self._sizes("input_size", input_size, 1)
+        self.stride = self._sizes("stride", stride, 1)
+        self.padding = self._sizes("padding", padding, 0)
+        self.output_padding = self._sizes("output_padding", output_padding, 0)
+        self.dilation = self._sizes("dilation", dilation, 1)
         if any(more >= max(s, d) for more, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True)):
             raise SpecError(
                 f"{type(self).__name__}: output_padding={self.output_padding} must be below the stride {self.stride} "
                 f"or the dilation {self.dilation}."
             )
+        rows = (self.input_size, self.stride, self.padding, self.dilation, self.kernel_size, self.output_padding)
+        self.output_size = tuple(
+            (n - 1) * s - 2 * p + d * (k - 1) + more + 1 for n, s, p, d, k, more in zip(*rows, strict=True)
+        )
         if any(count < 1 for count in self.output_size):
             raise ShapeMismatch(
                 f"{type(self).__name__}: an input of {self.input_size} would give an output of {self.output_size}."
             )
-        geometry = (self.kernel_size, self.stride, self.dilation, self.padding, self.padding)
-        self._geometry = Geometry(*geometry, groups).flat
-        inner = prod(self.kernel_size) * (out_channels // groups)
-        factory = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(*self.input_size, groups, inner, in_channels // groups, **factory))
-        if bias is False:
-            self.register_parameter("bias", None)
-        else:
-            at = self.output_size if bias == "position" else ()
-            self.bias = nn.Parameter(torch.empty(*at, out_channels, **factory))
-        self.reset_parameters()
+        shape = (self.kernel_size, self.stride, self.dilation, self.padding, self.padding)
+        self._geometry = Geometry(*shape, groups).flat
+        inner, outer = out_channels // groups, in_channels // groups
+        self._make(self.input_size, inner, outer, self.output_size, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw new kernels from `N(0, 2/(in·taps/stride))`, what spreads to one output, and set biases to 0."""
-        seen = self.in_channels // self.groups * prod(self.kernel_size) / prod(self.stride)
-        with torch.no_grad():
-            self.weight.normal_(0, sqrt(2 / max(1.0, seen)))
-            if self.bias is not None:
-                self.bias.zero_()
+    def deviation(self) -> float:
+        """`√(2·strides/(in·taps/groups))`: Kaiming normal for rectifiers, by the numbers that reach one output."""
+        return sqrt(2 / max(1.0, self.in_channels / self.groups * prod(self.kernel_size) / prod(self.stride)))
 
-    @classmethod
-    def from_conv(cls, conv: nn.Module, input_size: Sizes, eps: float = 0.0, bias: Bias | None = None) -> Self:
-        """A layer that computes what a transposed convolution does; see `LocallyConnected2d.from_conv`.
-
-        Raises:
-            SpecError: If `conv` is of another kind.
-        """
-        if not isinstance(conv, cls.conv) or isinstance(conv, nn.modules.conv._LazyConvXdMixin):
-            raise SpecError(f"{cls.__name__}.from_conv: got {type(conv).__name__}, need {cls.conv.__name__}.")
-        weight: Tensor = conv.weight
-        wanted = bias if bias is not None else conv.bias is not None
-        made = cls(
-            *(conv.in_channels, conv.out_channels, conv.kernel_size, input_size, conv.stride, conv.padding),
-            *(conv.output_padding, conv.groups, wanted, conv.dilation),
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        with torch.no_grad():
-            spread_with_noise(made.weight, made.as_kernel(weight), eps, float(weight.float().std(correction=0)))
-            if made.bias is not None and conv.bias is not None:
-                made.bias.copy_(conv.bias.expand_as(made.bias))
-        made.weight.requires_grad_(weight.requires_grad)
-        if made.bias is not None and conv.bias is not None:
-            made.bias.requires_grad_(conv.bias.requires_grad)
-        return made.train(conv.training)
-
-    def as_kernel(self, weight: Tensor) -> Tensor:
-        """The weight of a transposed convolution, `(in, out/groups, *kernel)`: `(groups, taps·out/groups, in/groups)`."""
-        grouped = weight.unflatten(0, (self.groups, -1))  # groups, in/groups, out/groups, *kernel
-        return grouped.movedim((1, 2), (-1, -2)).flatten(1, -2)
-
-    def as_conv_weight(self, kernel: Tensor) -> Tensor:
-        """The other way: kernels `(..., groups, taps·out/groups, in/groups)` as `(..., in, out/groups, *kernel)`."""
-        taps = kernel.unflatten(-2, (*self.kernel_size, -1))
-        at = kernel.ndim - 2
-        return taps.movedim((-1, -2), (at, at + 1)).flatten(at - 1, at)
-
-    def shared(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        conv = self.conv(
-            *(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.output_padding),
-            *(self.groups, bias is not None, self.dilation),
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        with torch.no_grad():
-            conv.weight.copy_(self.as_conv_weight(weight))
-            if bias is not None and conv.bias is not None:
-                conv.bias.copy_(bias)
-        return conv
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return spread(x, weight, list(self.output_size), self._geometry, self.groups)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
         rows = (self.input_size, self.output_size, self.kernel_size, self.stride, self.dilation, self.padding)
         return tuple(Axis(*row) for row in zip(*rows, strict=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer.
-
-        Args:
-            x: `(batch, in, *input_size)`, or without the batch.
-
-        Returns:
-            `(batch, out, *output_size)`, in the memory format of the input.
-
-        Raises:
-            ShapeMismatch: If the input has other channels or another size.
-        """
-        batched = x.ndim == self.spatial + 2
-        x = x if batched else x.unsqueeze(0)
-        if x.ndim != self.spatial + 2 or x.shape[1] != self.in_channels:
-            raise ShapeMismatch(
-                f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, need (batch, {self.in_channels}, "
-                f"{', '.join(map(str, self.input_size))})."
-            )
-        self.expect_size(tuple(x.shape[2:]), self.input_size)
-        channels_last = x.stride(1) == 1
-        read, weight, bias = cast_for_autocast(x, self.weight, self.bias)
-        assert read is not None
-        assert weight is not None
-        out = spread(read, weight, list(self.output_size), self._geometry, self.groups)
-        if bias is not None:
-            out = out + (bias.movedim(-1, 0) if bias.ndim > 1 else bias.view(-1, *(1,) * self.spatial))
-        if not channels_last:
-            out = out.contiguous()
-        return out if batched else out.squeeze(0)
-
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, input_size={self.input_size}"
-        text += f", stride={self.stride}"
-        none, one = (0,) * self.spatial, (1,) * self.spatial
-        for name, default in (("padding", none), ("output_padding", none), ("dilation", one), ("groups", 1)):
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)!r}"
-        return text if self._bias is True else f"{text}, bias={self._bias!r}"
-
-    @classmethod
-    def _sizes(cls, name: str, given: object, least: int) -> tuple[int, ...]:
-        row = (given,) * cls.spatial if isinstance(given, int) else tuple(given) if isinstance(given, Sequence) else ()
-        if len(row) != cls.spatial or any(type(one) is not int or one < least for one in row):
-            raise SpecError(f"{cls.__name__}: {name}={given!r}, need {cls.spatial} whole numbers of at least {least}.")
-        return row
 
 
 class LocallyConnectedTranspose1d(LocallyConnectedTranspose):

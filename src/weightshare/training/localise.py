@@ -1,4 +1,4 @@
-"""What works on positions, by name, as a configuration holds it: which convolutions become local, and when they sleep."""
+"""What works on positions, by name, as a configuration holds it: which layers become local, and when they sleep."""
 
 from dataclasses import dataclass
 import math

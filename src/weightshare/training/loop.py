@@ -94,7 +94,8 @@ def fit(
     data = data.to(fabric.device)
     _expect_logits(model, data)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    vary = augmentation(recipe.augment, data.train.shape, data.classes, torch.tensor(data.train.mean))
+    mean = torch.tensor(data.train.mean)
+    vary = augmentation(recipe.augment, data.train.shape, data.classes, mean, data.cut)
     copies = recipe.augment.repeats
     batch_size = min(recipe.batch_size // copies, len(data.train))  # of different images
     if batch_size < fabric.world_size:
@@ -124,15 +125,11 @@ def fit(
             model.train()
             sums = torch.tensor(at.sums, device=fabric.device) * fabric.is_global_zero  # those of all processes
             order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            rows = [
-                chunk[fabric.global_rank :: fabric.world_size] for chunk in order.split(batch_size)[at.step : steps]
-            ]
+            rows = rows_of(order, batch_size, copies, fabric.global_rank, fabric.world_size)[at.step : steps]
             for step, (images, labels) in enumerate(data.train.batches(rows), at.step + 1):
                 lr = learning_rate(recipe, epoch * steps + step - 1, recipe.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group.get("lr_scale", 1.0)
-                # Copies of one image stay together in one process; each image was read once.
-                images, labels = (part.repeat_interleave(copies, 0) for part in (images, labels))
                 images, targets = vary(images, labels)
                 logits = network(data.train.normalised(images).to(memory_format=layout))
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
@@ -205,6 +202,23 @@ def evaluate(
     return _means(fabric, sums)
 
 
+def rows_of(order: Tensor, batch_size: int, copies: int, rank: int, world: int) -> list[Tensor]:
+    """Which images one process sees in each step: every `world`-th of a batch, and all copies of each.
+
+    Args:
+        order: Numbers of all images.
+        batch_size: Different images of a batch, over all processes.
+        copies: How often each comes up in it.
+        rank: Number of this process.
+        world: Processes.
+
+    Example:
+        >>> [rows.tolist() for rows in rows_of(torch.arange(7), 3, 2, rank=0, world=2)]
+        [[0, 0, 2, 2], [3, 3, 5, 5], [6, 6]]
+    """
+    return [chunk[rank::world].repeat_interleave(copies) for chunk in order.split(batch_size)]
+
+
 def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tensor:
     """What a batch adds: loss, right answers, images, and whether all losses so far are finite; without a wait."""
     right = (logits.argmax(1) == labels).sum()
@@ -234,7 +248,8 @@ def _shared_in_space(model: nn.Module) -> dict[str, float]:
 
 def _digest(data: Data) -> str:
     """Of the labels and the statistics of both parts: other data under the same name is another run."""
-    told = hashlib.sha256(repr((data.train.shape, data.train.mean, data.train.std)).encode())
+    cut = () if data.cut is None else (data.cut,)
+    told = hashlib.sha256(repr((data.train.shape, data.train.mean, data.train.std, *cut)).encode())
     for part in (data.train, data.test):
         told.update(part.labels.cpu().numpy().tobytes())
     return told.hexdigest()[:16]

@@ -276,7 +276,7 @@ def _data(config: RunConfig) -> Data:
 
 
 def _built(config: RunConfig, data: Data) -> nn.Module:
-    given = {"in_channels": data.channels, "classes": data.classes, "size": data.train.shape[1:]}
+    given = {"in_channels": data.channels, "classes": data.classes, "size": data.size}
     return build(config.model, **given | config.model_args)
 
 

@@ -18,6 +18,7 @@ from weightshare.errors import FileError, SpecError, TrainingError
 from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 from weightshare.hooks import Handle
+from weightshare.training.recipe import Recipe, RunConfig
 
 KIND = "training"
 ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
@@ -182,7 +183,7 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if set(entry) != keys or not isinstance(entry["history"], list):
         raise FileError(f"it does not say how far the run was: need {', '.join(sorted(keys))}.")
     progress = Progress(**entry)
-    differs = differences(progress.run, run)
+    differs = differences(_completed(progress.run, run), run)
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
@@ -197,14 +198,27 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     return progress
 
 
+def _completed(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its run, with the defaults of what configurations could not say yet when it was written."""
+    defaults = {"recipe": asdict(Recipe()), "config": asdict(RunConfig(model=""))}
+
+    def filled(one: Any, other: Any, default: Any) -> Any:
+        if not all(isinstance(part, dict) for part in (one, other, default)):
+            return one
+        later = {key: default[key] for key in other if key in default and key not in one}
+        return later | {key: filled(value, other.get(key), default.get(key)) for key, value in one.items()}
+
+    return {key: filled(value, here.get(key), defaults.get(key)) for key, value in there.items()}
+
+
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], at: str = "") -> list[str]:
-    """What two descriptions of a run say differently, by name. A recipe may lack keys that came later."""
+    """What two descriptions of a run say differently, by name."""
     differs = []
     for key in sorted({**there, **here}):
         one, other = there.get(key), here.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
             differs += differences(one, other, f"{at}{key}.")
-        elif one != other and (key in there or not at.startswith("recipe.")):
+        elif one != other:
             differs.append(f"{at}{key} is {one!r} there and {other!r} here")
     return differs
 

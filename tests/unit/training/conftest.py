@@ -2,6 +2,7 @@
 
 from urllib.error import URLError
 
+from jaxtyping import config
 import pytest
 
 from tests.unit.training import made_up
@@ -24,3 +25,11 @@ def mnist(monkeypatch):
     contents, train, test = made_up.files("mnist")
     made_up.publish(monkeypatch, "mnist", contents)
     return contents, train, test
+
+
+@pytest.fixture
+def unchecked():
+    """As it is for users: in tests, annotations are checked before the code that should find the mistake."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -5,7 +5,6 @@ import json
 import random
 import sys
 
-from jaxtyping import config
 import numpy as np
 import pytest
 import torch
@@ -26,14 +25,6 @@ EACH = {
     "all": Augment(2, True, [3, 17], 0.5, 0.8, 1.0),
 }
 EVERY = pytest.mark.parametrize("augment", EACH.values(), ids=EACH)
-
-
-@pytest.fixture
-def unchecked():
-    """As it is for users: in tests, annotations are checked before the code that should find the mistake."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import sys
 
-from jaxtyping import config
 import numpy as np
 from PIL import Image
 import pytest
@@ -10,14 +9,6 @@ import pytest
 from tests.unit.training.made_up_folder import COUNTS, HEIGHT, WIDTH, bytes_of, fill
 from weightshare.errors import ConfigError, FileError
 from weightshare.training.data import InMemory, Lazy, folder, load_data, pictures
-
-
-@pytest.fixture
-def unchecked():
-    """As it is for users: in tests, annotations are checked before the code that should find the mistake."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("limit", [0, 10**9], ids=["lazy", "in memory"])

@@ -135,3 +135,67 @@ def test_what_does_not_fit_the_images(digits):
         Prepare(pool=3)(digits)
     with pytest.raises(ConfigError, match=r"prepare.validation=0.01: leaves 15 and 0 images"):
         Prepare(validation=0.01)(made_up())
+
+
+# Squares from the middle
+
+
+def test_training_images_keep_a_margin_around_the_middle_that_is_measured_on():
+    data = made_up(9, 12)
+    cut = Prepare(cut=4, margin=2)(data)
+    assert torch.equal(cut.test.images, data.test.images[..., 2:6, 4:8])
+    assert torch.equal(cut.train.images, data.train.images[..., 0:8, 2:10])
+    assert (cut.cut, cut.size, cut.example.shape) == (4, (4, 4), (1, 2, 4, 4))
+    images = cut.train.images.float() / 255
+    assert cut.train.mean == pytest.approx(images.mean((0, 2, 3)).tolist(), rel=1e-5)
+    assert cut.name == "made up, prepared"
+
+
+def test_without_a_margin_nothing_is_drawn_and_with_none_all_is_kept():
+    data = made_up(9, 12)
+    middle, whole = Prepare(cut=4)(data), Prepare(cut=4, margin=None)(data)
+    assert torch.equal(middle.train.images, data.train.images[..., 2:6, 4:8])
+    assert (middle.cut, middle.size) == (None, (4, 4))
+    assert torch.equal(whole.train.images, data.train.images)
+    assert torch.equal(whole.test.images, middle.test.images)
+    assert (whole.cut, whole.size) == (4, (4, 4))
+
+
+def test_held_out_images_are_measured_on_without_a_margin():
+    held = Prepare(validation=0.4, cut=4, margin=1)(made_up(9, 12))
+    assert (held.train.shape, held.test.shape) == ((2, 6, 6), (2, 4, 4))
+    assert (len(held.train), len(held.test)) == (9, 6)
+
+
+def test_imagenets_values():
+    pixels = np.full((3, 3, 2, 2), 102, np.uint8)
+    data = build("grey", (pixels, np.arange(3)), (pixels, np.arange(3)), 3)
+    prepared = Prepare(normalise="imagenet")(data)
+    expected = [(0.4 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.4 - 0.406) / 0.225]
+    for split in (prepared.train, prepared.test):
+        assert split[:1][0][0, :, 1, 1].tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(prepared.train.images, data.train.images)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"cut": 0}, "prepare.cut=0: need 1 or more pixels"),
+        ({"margin": 2}, "prepare.margin=2: need 0 without a cut"),
+        ({"margin": None}, "prepare.margin=None: need 0 without a cut"),
+        ({"cut": 3, "margin": -1}, "prepare.margin=-1: need 0 or more pixels"),
+        ({"normalise": "cifar"}, "prepare.normalise='cifar': need data or imagenet"),
+    ],
+)
+def test_squares_that_make_no_sense(unchecked, given, said):
+    with pytest.raises(ConfigError, match=said):
+        Prepare(**given)
+
+
+def test_squares_that_do_not_fit_the_images(digits):
+    with pytest.raises(ConfigError, match=r"prepare.cut=5 with margin=2: digits has 8×8 pixels, need 9 or more"):
+        Prepare(cut=5, margin=2)(digits)
+    with pytest.raises(ConfigError, match=r"cut=9 with margin=None: digits has 8×8 pixels, need 9"):
+        Prepare(cut=9, margin=None)(digits)
+    with pytest.raises(ConfigError, match=r"normalise='imagenet': digits has 1 channels, need 3"):
+        Prepare(normalise="imagenet")(digits)

@@ -86,23 +86,24 @@ class Augment:
 
 
 def augmentation(
-    augment: Augment, shape: tuple[int, int, int], classes: int, mean: Tensor | None = None
+    augment: Augment, shape: tuple[int, int, int], classes: int, mean: Tensor | None = None, cut: int | None = None
 ) -> Augmentation:
     """Make the function that varies a batch. Copies (`repeats`) are made before, by who makes the batch.
 
-    Crops and flips come first, then RandAugment, erasing, and mixing of pairs.
+    Crops, cuts and flips come first, then RandAugment, erasing, and mixing of pairs.
 
     Args:
         augment: What to do.
         shape: Of one image: `(in, h, w)`.
         classes: Number of classes, at least every label + 1.
         mean: Of each channel over the training images, in [0, 1], `(in)`; needed for `pad="mean"`.
+        cut: Side of the square that is cut out of each image, or of it and its border, at random; nothing for `(h, w)`.
 
     Returns:
         From `(images, labels)`, float32 `(batch, in, h, w)` in [0, 1] and int64 `(batch)` on one device, to images of
-        the same shape in [0, 1] and targets: the labels, or with `mixup` or `cutmix` float32 `(batch, classes)`, each
-        row of sum 1. What is put in stays as it is. Random numbers come from torch's global generator of the CPU, on
-        whatever device the images are: the same state gives the same batch.
+        the same shape (or cut) in [0, 1] and targets: the labels, or with `mixup` or `cutmix` float32 `(batch,
+        classes)`, each row of sum 1. What is put in stays as it is. Random numbers come from torch's global generator
+        of the CPU, on whatever device the images are: the same state gives the same batch.
 
     Raises:
         ConfigError: If kornia is needed and not installed, if a crop is as wide as an image, if RandAugment is to vary
@@ -115,14 +116,17 @@ def augmentation(
         >>> tuple(images.shape), tuple(targets.shape)
         ((11, 3, 5, 7), (11, 2))
     """
-    if augment.crop >= min(shape[1:]):
-        raise ConfigError(f"augment.crop={augment.crop}: need less than the side of an image, {min(shape[1:])} pixels.")
+    size = shape[1:] if cut is None else (cut, cut)
+    if cut is not None and not 1 <= cut <= min(shape[1:]):
+        raise ConfigError(f"A square of {cut} pixels cannot be cut out of images of {shape[1]}×{shape[2]}.")
+    if augment.crop >= min(size):
+        raise ConfigError(f"augment.crop={augment.crop}: need less than the side of an image, {min(size)} pixels.")
     if augment.pad == "mean" and (mean is None or mean.shape != shape[:1]):
         got = "none" if mean is None else tuple(mean.shape)
         raise ConfigError(f"augment.pad='mean': need the mean of each of {shape[0]} channels, got {got}.")
     steps: list[Callable[[Tensor], Tensor]] = []
-    if augment.crop or augment.flip:
-        steps.append(moving(augment.crop, augment.flip, mean if augment.pad == "mean" else None))
+    if augment.crop or augment.flip or size != shape[1:]:
+        steps.append(moving(augment.crop, augment.flip, mean if augment.pad == "mean" else None, size))
     if augment.rand_augment or augment.erase:
         from weightshare.training.data.pixels import erasing, rand_augment  # they import kornia
 
@@ -134,7 +138,7 @@ def augmentation(
 
     def vary(
         images: Float[Tensor, "batch in h w"], labels: Int[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch in h w"], Tensor]:
+    ) -> tuple[Float[Tensor, "batch in h2 w2"], Tensor]:
         for step in steps:
             images = step(images)
         return mix(images, labels) if mix else (images, labels)

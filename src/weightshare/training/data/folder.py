@@ -1,4 +1,7 @@
-"""Folders of images: `train/<class>/...` and `test/<class>/...`, or `val` in place of `test`."""
+"""Folders of images: `train/<class>/...` and `test/<class>/...`, or `val` in place of `test`.
+
+TinyImageNet as it is published has the images of `val` in one folder, and a list of their classes; that is read, too.
+"""
 
 from collections.abc import Sequence
 import os
@@ -7,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weightshare.errors import ConfigError
+from weightshare.errors import ConfigError, FileError
 from weightshare.training.data.build import build, statistics
 from weightshare.training.data.lazy import Lazy
 from weightshare.training.data.pictures import decode_all, form_of
@@ -22,6 +25,9 @@ IN_MEMORY = 4 * 2**30
 SAMPLE = 2000
 """Images of the training part that give the mean and the standard deviation where they are not all in memory."""
 
+ANNOTATIONS = "val_annotations.txt"
+"""In `val`: name of a file in `val/images`, class and four numbers in each line, with tabs between them."""
+
 Listing = tuple[list[str], np.ndarray]
 """Names of files from the folder, and their labels."""
 
@@ -33,6 +39,9 @@ def image_folder(root: Path, size: int | None = None, in_memory: bool | None = N
     folders below. They are grey if all are, else RGB. They are decoded into memory if their bytes then are no more than
     `IN_MEMORY`, else batch by batch (`Lazy`), with the statistics of `SAMPLE` images at equal distances in the list.
 
+    Where `val` has the list `ANNOTATIONS`, its images are the test part, whether or not there is a folder `test`:
+    TinyImageNet's has no labels.
+
     Args:
         root: The folder; the name of the set is this path.
         size: Side of the square that images are brought to: the shorter side is scaled, the middle cut out. `None`
@@ -41,17 +50,23 @@ def image_folder(root: Path, size: int | None = None, in_memory: bool | None = N
 
     Raises:
         ConfigError: If a folder is missing or empty, classes of the parts differ, or sizes differ and none is given.
-        FileError: If an image cannot be read.
+        FileError: If an image cannot be read, or the list of classes.
     """
     train_folder = root / "train"
-    test_folder = root / "test" if (root / "test").is_dir() else root / "val"
+    annotated = (root / "val" / ANNOTATIONS).is_file()
+    test_folder = root / "test" if (root / "test").is_dir() and not annotated else root / "val"
     for folder, name in ((train_folder, "train"), (test_folder, "test or val")):
         if not folder.is_dir():
             raise ConfigError(f"data='{root}': need the folder {name} in it, with one folder for each class.")
     classes = _classes(train_folder)
-    if extra := sorted(set(_classes(test_folder)) - set(classes)):
+    named = _annotated(test_folder / ANNOTATIONS) if annotated else {}
+    if extra := sorted(set(named.values() if annotated else _classes(test_folder)) - set(classes)):
         raise ConfigError(f"'{test_folder}' has classes that '{train_folder}' does not have: {', '.join(extra)}.")
-    train, test = _listed(train_folder, classes, root), _listed(test_folder, classes, root)
+    train = _listed(train_folder, classes, root)
+    if annotated:
+        test = list(named), np.array([classes.index(name) for name in named.values()], dtype=np.int64)
+    else:
+        test = _listed(test_folder, classes, root)
     files = [root / name for name in train[0] + test[0]]
     shape = form_of(files, size)
     if in_memory is None:
@@ -68,6 +83,17 @@ def _classes(folder: Path) -> tuple[str, ...]:
     if not classes:
         raise ConfigError(f"'{folder}' has no folders in it, need one for each class.")
     return classes
+
+
+def _annotated(path: Path) -> dict[str, str]:
+    """The class of each file that a list names, by the file's name from the folder of the set."""
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"Cannot read the list '{path}': {error}.") from error
+    if not rows or not all(len(row) >= 2 and row[0] and row[1] for row in rows):
+        raise FileError(f"'{path}' is damaged: need a file, a tab and a class in each line.")
+    return {os.path.join("val", "images", row[0]): row[1] for row in rows}
 
 
 def _listed(folder: Path, classes: Sequence[str], root: Path) -> Listing:

@@ -8,41 +8,53 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def moving(padding: int, flip: bool, fill: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+def moving(
+    padding: int, flip: bool, fill: Tensor | None = None, size: tuple[int, int] | None = None
+) -> Callable[[Tensor], Tensor]:
     """Make the function that cuts each image out at random from itself with a border, and mirrors half of them.
 
     Args:
         padding: Width of the border in pixels; 0 for no crop.
         flip: Whether to mirror.
         fill: Of the border, one value for each channel, `(in)`; none is black.
+        size: Height and width of what is cut out; none is those of the image.
 
     Returns:
-        From `(batch, in, h, w)` to the same shape. Whatever `padding` and `flip` are, it draws the same numbers.
+        From `(batch, in, h, w)` to the same shape, or that size. Whatever `padding` and `flip` are, it draws as many
+        numbers.
     """
 
-    def move(images: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch in h w"]:
-        count = len(images)
-        down, right = torch.randint(0, 2 * padding + 1, (2, count))
+    def move(images: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch in h2 w2"]:
+        count, (height, width) = len(images), size or images.shape[-2:]
+        down = torch.randint(0, images.shape[-2] + 2 * padding - height + 1, (count,))
+        right = torch.randint(0, images.shape[-1] + 2 * padding - width + 1, (count,))
         mirrored = (torch.rand(count) < 0.5) & flip
-        return moved(images, padding, down, right, mirrored, fill)
+        return moved(images, padding, down, right, mirrored, fill, (height, width))
 
     return move
 
 
 def moved(
-    images: Tensor, padding: int, down: Tensor, right: Tensor, mirrored: Tensor, fill: Tensor | None = None
+    images: Tensor,
+    padding: int,
+    down: Tensor,
+    right: Tensor,
+    mirrored: Tensor,
+    fill: Tensor | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
     """Cut each image out of itself with a border, at `(down, right)` from the corner, then mirror some.
 
     Args:
         images: `(batch, in, h, w)`.
         padding: Width of the border.
-        down: Row of the border's picture where each cut starts, 0 to 2 * padding, int64 `(batch)`.
+        down: Row of the border's picture where each cut starts, from 0, int64 `(batch)`.
         right: Its column, likewise.
         mirrored: Which images are mirrored, bool `(batch)`.
         fill: Of the border, one value for each channel, `(in)`; none is zeros.
+        size: Height and width of a cut; none is those of the image.
     """
-    count, _, height, width = images.shape
+    count, (height, width) = len(images), size or images.shape[-2:]
     across = torch.arange(width).expand(count, width)
     columns = torch.where(mirrored[:, None], across.flip(1), across) + right[:, None]
     rows = torch.arange(height) + down[:, None]

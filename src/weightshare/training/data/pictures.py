@@ -25,7 +25,11 @@ TOGETHER = 64
 
 
 def decode(
-    source: Path | bytes, channels: int, size: tuple[int, int] | None = None, name: str = ""
+    source: Path | bytes,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    name: str = "",
+    cut: tuple[int, float, float] | None = None,
 ) -> UInt8[np.ndarray, "in h w"]:
     """The pixels of one image.
 
@@ -35,6 +39,8 @@ def decode(
         size: Height and width wanted: the largest centred part of that form is scaled (bicubic), as if the shorter
             side were scaled and the middle cut out. `None` keeps the size.
         name: What to call content in a message.
+        cut: Instead of all of that form, a square of so many pixels, of the picture scaled for that form; and where in
+            the free room it is, down and to the right: 0 at one end, 0.5 in the middle, 1 at the other.
 
     Raises:
         FileError: If it is no image, or has more than 8 bits a channel.
@@ -47,8 +53,11 @@ def decode(
             if "transparency" in image.info:
                 image = image.convert("RGBA")
             image = image.convert("RGB" if channels == 3 else "L")
-            if size is not None and (image.height, image.width) != size:
-                image = _fitted(image, *size)
+            if size is not None and cut is not None:
+                side, down, right = cut
+                image = _fitted(image, size, (side, side), down, right)
+            elif size is not None and (image.height, image.width) != size:
+                image = _fitted(image, size, size)
         except FileError:
             raise
         except Exception as error:  # a decoder raises what it likes: OSError, SyntaxError, ValueError, struct.error
@@ -146,12 +155,18 @@ class _opened:
         self.image.close()
 
 
-def _fitted(image: "Image", height: int, width: int) -> "Image":
+def _fitted(
+    image: "Image", form: tuple[int, int], size: tuple[int, int], down: float = 0.5, right: float = 0.5
+) -> "Image":
+    """A part of an image that is scaled for one form, and has the size of another, no larger one."""
     from PIL.Image import Resampling
 
-    scale = min(image.width / width, image.height / height)
-    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    return image.resize((width, height), Resampling.BICUBIC, (left, top, left + scale * width, top + scale * height))
+    scale = min(image.height / form[0], image.width / form[1])
+    height, width = scale * size[0], scale * size[1]
+    top, left = down * (image.height - height), right * (image.width - width)
+    # Rounding must not put an end outside of the image, which Pillow refuses.
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    return image.resize((size[1], size[0]), Resampling.BICUBIC, box)
 
 
 def _damaged(where: str, error: Exception) -> FileError:

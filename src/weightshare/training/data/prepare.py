@@ -1,7 +1,9 @@
-"""What is done to a data set once, before training: parts of it, smaller images, images on a torus, shuffled pixels."""
+"""What is done to a data set once, before training: parts of it, smaller images, images on a torus, shuffled pixels,
+squares from the middle."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +11,14 @@ from torch import Tensor
 
 from weightshare.errors import ConfigError
 from weightshare.training.data.build import Part, build
+from weightshare.training.data.lazy import Lazy
 from weightshare.training.data.split import Data, InMemory, Split
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of red, green and blue over ImageNet, as torchvision has them."""
+
+ANYWHERE = ("fraction", "validation", "cut", "margin", "normalise")
+"""What also works on images that are read from disk in each step; their mean and standard deviation stay."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,18 @@ class Prepare:
         shuffle: Whether pixels are put into another order, one for all images, so that neighbours are neighbours no
             more.
         seed: Of shifts and the order.
+        cut: Side of the square from the middle of each image that a network sees; nothing for whole images.
+        margin: Of `cut`: pixels that training images keep on each side of that square. Each step cuts a square of side
+            `cut` out of them at random. Nothing is all that there is: the whole image, and of images that are read from
+            disk in each step the whole picture, of which `image_size` tells the shorter side.
+        normalise: By which mean and standard deviation: of the training images (`data`), or those of ImageNet.
 
     Raises:
         ConfigError: If a value is out of its range.
 
-    Source: Shakerinava 2023: MNIST on a torus is `Prepare(fraction=0.6, pool=2, shift=True)`.
+    Source: Shakerinava 2023: MNIST on a torus is `Prepare(fraction=0.6, pool=2, shift=True)`. Pogodin 2021, section
+        5.1: TinyImageNet with a padding of 4 is `Prepare(cut=48, margin=4, normalise="imagenet")`; ImageNet
+        `Prepare(cut=224, margin=None, normalise="imagenet")` of a folder brought to 256 pixels.
     Differs: Images are halved by means of 2×2 pixels; the paper does not say how.
     """
 
@@ -42,6 +58,9 @@ class Prepare:
     shift: bool = False
     shuffle: bool = False
     seed: int = 0
+    cut: int | None = None
+    margin: int | None = 0
+    normalise: Literal["data", "imagenet"] = "data"
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
@@ -50,6 +69,10 @@ class Prepare:
             ("pool", self.pool >= 1, "1 or more pixels"),
             ("copies", self.copies >= 1, "1 or more"),
             ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
+            ("cut", self.cut is None or self.cut >= 1, "1 or more pixels, or nothing"),
+            ("margin", self.margin is None or self.margin >= 0, "0 or more pixels, or nothing for all there is"),
+            ("margin", self.margin == 0 or self.cut is not None, "0 without a cut"),
+            ("normalise", self.normalise in ("data", "imagenet"), "data or imagenet"),
         ):
             if not valid:
                 raise ConfigError(f"prepare.{name}={getattr(self, name)!r}: need {needed}.")
@@ -59,39 +82,75 @@ class Prepare:
         return any(getattr(self, entry.name) != entry.default for entry in fields(self) if entry.name != "seed")
 
     def __call__(self, data: Data) -> Data:
-        """The changed data set; mean and standard deviation are those of its training images.
+        """The changed data set; mean and standard deviation are those of its training images, margins included, unless
+        `normalise` says otherwise.
 
         Raises:
-            ConfigError: If the images are not in memory, have a side that `pool` does not divide, or are not square
-                where a part of them is wanted that does not exist.
+            ConfigError: If images have a side that `pool` does not divide, are smaller than `cut` and its margin, have
+                no three channels for ImageNet's values, or are not in memory where more than `ANYWHERE` is wanted.
         """
         if not self:
             return data
-        train, test = self._part(data.train, "training"), self._part(data.test, "test")
-        scale = data.train.scale
         if self.fraction < 1 or self.validation:
-            kept, held = self._rows(train[1])
-            test = (train[0][held], train[1][held]) if self.validation else test
-            train = train[0][kept], train[1][kept]
-        train, test = (self._pooled(part, data.name) for part in (train, test))
-        train = train[0].repeat_interleave(self.copies, 0), train[1].repeat_interleave(self.copies, 0)
+            kept, held = self._rows(data.train.labels.cpu())
+            test = _taken(data.train, held) if self.validation else data.test
+            data = replace(data, train=_taken(data.train, kept), test=test)
+        changed = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
+        if set(changed) - {*ANYWHERE, "seed"}:
+            train, test = self._changed(self._part(data.train), self._part(data.test), data.name)
+            data = replace(data, train=train, test=test)
+        if self.cut is not None:
+            data = self._cut(data, self.cut)
+        if isinstance(data.train, InMemory) and isinstance(data.test, InMemory):
+            train, test = (_arrays((split.images.cpu(), split.labels.cpu())) for split in (data.train, data.test))
+            built = build(data.name, train, test, data.classes, data.class_names, data.train.scale)
+            data = replace(built, cut=data.cut)
+        if self.normalise == "imagenet":
+            if data.channels != 3:
+                raise ConfigError(f"prepare.normalise='imagenet': {data.name} has {data.channels} channels, need 3.")
+            train, test = (_with_statistics(split, *IMAGENET) for split in (data.train, data.test))
+            data = replace(data, train=train, test=test)
+        return replace(data, name=f"{data.name}, prepared")
+
+    def _changed(self, train: InMemory, test: InMemory, name: str) -> tuple[InMemory, InMemory]:
+        """What is done to pixels, all but squares; statistics are yet those of before."""
+        learnt, measured = (self._pooled(split.images.cpu(), name) for split in (train, test))
+        learnt, labels = (part.repeat_interleave(self.copies, 0) for part in (learnt, train.labels.cpu()))
         generator = torch.Generator().manual_seed(self.seed)
         if self.shift:
-            train, test = ((_shifted(images, generator), labels) for images, labels in (train, test))
+            learnt, measured = _shifted(learnt, generator), _shifted(measured, generator)
         if self.shuffle:
-            order = self.pixel_order(*train[0].shape[-2:])
-            train, test = ((images.flatten(2)[..., order].view_as(images), labels) for images, labels in (train, test))
-        name = f"{data.name}, prepared"
-        return build(name, _arrays(train), _arrays(test), data.classes, data.class_names, scale)
+            order = self.pixel_order(*learnt.shape[-2:])
+            learnt, measured = (part.flatten(2)[..., order].view_as(part) for part in (learnt, measured))
+        return replace(train, images=learnt, labels=labels), replace(test, images=measured)
+
+    def _cut(self, data: Data, cut: int) -> Data:
+        """Squares from the middle; those of the training images with their margin."""
+        wanted = cut if self.margin is None else cut + 2 * self.margin
+        for split, side in ((data.train, wanted), (data.test, cut)):
+            if side > min(split.shape[1:]):
+                raise ConfigError(
+                    f"prepare.cut={cut} with margin={self.margin}: {data.name} has {split.shape[1]}×{split.shape[2]} "
+                    f"pixels, need {side} or more."
+                )
+        test = _middle(data.test, cut)
+        if self.margin is not None:
+            return replace(data, train=_middle(data.train, wanted), test=test, cut=cut if self.margin else None)
+        if isinstance(data.train, Lazy):
+            return replace(data, train=replace(data.train, cut=cut, roam=True), test=test)
+        return replace(data, test=test, cut=cut)
 
     def pixel_order(self, height: int, width: int) -> Tensor:
         """Which pixel stands where once pixels are shuffled: `(height·width)`, numbers of the pixels before."""
         return torch.randperm(height * width, generator=torch.Generator().manual_seed(self.seed))
 
-    def _part(self, split: Split, name: str) -> tuple[Tensor, Tensor]:
+    def _part(self, split: Split) -> InMemory:
         if not isinstance(split, InMemory):
-            raise ConfigError(f"prepare: the {name} images are read from disk in each step, need a set in memory.")
-        return split.images.cpu(), split.labels.cpu()
+            raise ConfigError(
+                "prepare: images of this set are read from disk in each step, need a set in memory for more than "
+                f"{', '.join(ANYWHERE)}."
+            )
+        return split
 
     def _rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Which training images are kept and which are held out, of every class by its own count."""
@@ -107,15 +166,34 @@ class Prepare:
             raise ConfigError(f"prepare.validation={self.validation}: leaves {len(kept)} and {len(held)} images.")
         return kept, held
 
-    def _pooled(self, part: tuple[Tensor, Tensor], name: str) -> tuple[Tensor, Tensor]:
-        images, labels = part
+    def _pooled(self, images: Tensor, name: str) -> Tensor:
         if self.pool == 1:
-            return part
+            return images
         height, width = images.shape[-2:]
         if height % self.pool or width % self.pool:
             raise ConfigError(f"prepare.pool={self.pool}: {name} has {height}×{width} pixels, not a multiple.")
         means = torch.nn.functional.avg_pool2d(images.float(), self.pool)
-        return (means.round().to(images.dtype) if images.dtype == torch.uint8 else means), labels
+        return means.round().to(images.dtype) if images.dtype == torch.uint8 else means
+
+
+def _taken(split: Split, rows: Tensor) -> Split:
+    if isinstance(split, InMemory):
+        return replace(split, images=split.images.cpu()[rows], labels=split.labels.cpu()[rows])
+    assert isinstance(split, Lazy)
+    return replace(split, files=split.files[rows.numpy()], labels=split.labels.cpu()[rows])
+
+
+def _middle(split: Split, side: int) -> Split:
+    if isinstance(split, Lazy):
+        return replace(split, cut=side)
+    assert isinstance(split, InMemory)
+    top, left = ((have - side) // 2 for have in split.shape[1:])
+    return replace(split, images=split.images[..., top : top + side, left : left + side])
+
+
+def _with_statistics(split: Split, mean: tuple[float, ...], std: tuple[float, ...]) -> Split:
+    assert isinstance(split, InMemory | Lazy)
+    return replace(split, mean=mean, std=std)
 
 
 def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -123,6 +123,7 @@ class Data:
         test: What it is measured on.
         classes: Number of classes.
         class_names: One for each class, or none.
+        cut: Side of the square that training cuts at random out of each training image; nothing where they are whole.
     """
 
     name: str
@@ -130,10 +131,16 @@ class Data:
     test: Split
     classes: int
     class_names: tuple[str, ...] = ()
+    cut: int | None = None
 
     @property
     def channels(self) -> int:
         return self.train.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of what a network sees in training."""
+        return self.train.shape[1:] if self.cut is None else (self.cut, self.cut)
 
     @property
     def example(self) -> Float[Tensor, "one in h w"]:
