@@ -11,7 +11,7 @@ from typing import Any
 from weightshare._table import shape_text
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.planning import Plan
-from weightshare.sharing import Clusters
+from weightshare.sharing import Decoded
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
 
@@ -175,7 +175,7 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
     sections = []
     for plan in plans:
         left_out = f" Left out: {len(plan.left_out)} parameters." if plan.left_out else ""
-        layers = plan.spec.kind is not Clusters
+        layers = not issubclass(plan.spec.kind, Decoded)
         sections.append(
             Section(
                 "What is shared",

@@ -8,10 +8,11 @@ from torch import nn
 
 from weightshare._table import render, run_text, shape_text
 from weightshare.planning import applied_plans, from_root
-from weightshare.sharing import Clusters
+from weightshare.sharing import Clusters, Decoded
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
+from weightshare.space.positions import Mixtures, Positions
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
 from weightshare.surgery.sites import sites, unwrapped
@@ -84,6 +85,29 @@ class Local:
 
 
 @dataclass(frozen=True)
+class SharedPositions:
+    """One weight of a local layer whose positions read stored kernels.
+
+    Args:
+        name: Its path.
+        kernel: Shape of one kernel.
+        positions: How many there are along each axis.
+        slots: Kernels, or templates, that are stored.
+        mixed: Whether each position reads a mixture of them, and not one.
+        stored: Numbers that are stored for it, coefficients too.
+        index_bytes: What the labels take in memory.
+    """
+
+    name: str
+    kernel: tuple[int, ...]
+    positions: tuple[int, ...]
+    slots: int
+    mixed: bool
+    stored: int
+    index_bytes: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Numbers of a model; made by `report`, printed as a table or written as JSON.
 
@@ -98,6 +122,7 @@ class Report:
         groups: What the applied plans share.
         codebooks: Weights that read codebooks.
         local: Layers with a kernel at each position.
+        positions: Weights of local layers whose positions share.
         other_ties: Parameters that several paths read and no plan speaks of, such as an embedding and a head.
     """
 
@@ -111,6 +136,7 @@ class Report:
     groups: tuple[SharedGroup, ...]
     codebooks: tuple[Clustered, ...]
     local: tuple[Local, ...]
+    positions: tuple[SharedPositions, ...]
     other_ties: tuple[tuple[str, ...], ...]
 
     def to_json(self) -> str:
@@ -166,6 +192,17 @@ class Report:
                 for at in self.local
             ]
             text += ["", render(columns, spaces, numbers=columns[2:])]
+        if self.positions:
+            columns = ("weight", "kernel", "positions", "a position reads", "stored", "labels in memory")
+            listed = [
+                (
+                    *(p.name, shape_text(p.kernel), shape_text(p.positions)),
+                    f"a mixture of {p.slots:,}" if p.mixed else f"one of {p.slots:,}",
+                    *(p.stored, p.index_bytes),
+                )
+                for p in self.positions
+            ]
+            text += ["", render(columns, listed, numbers=columns[4:])]
         if not all(group.intact for group in self.groups):
             text.append("Ties have come undone: call weightshare.retie_(model).")
         text += [f"Also one parameter: {run_text(tie, 6)}" for tie in self.other_ties]
@@ -194,20 +231,23 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         (24, 48, 36)
     """
     model = unwrapped(model)
-    groups, codebooks, planned, decoded = [], [], set[str](), 0
+    groups, codebooks, positions, planned, decoded = [], [], [], set[str](), 0
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)
         for group in plan.groups:
+            name = from_root(at, group.name)
             if isinstance(group, Clusters):
-                name = from_root(at, group.name)
                 codebooks.append(Clustered(name, group.shape, group.clusters, group.bits, group.index_memory))
-                decoded += group.numel - group.clusters
+            elif isinstance(group, Positions):
+                numbers = (group.slots, isinstance(group, Mixtures), group.stored_after, group.index_memory)
+                positions.append(SharedPositions(name, group.kernel, group.positions, *numbers))
+            if isinstance(group, Decoded):
+                decoded += group.numel - group.stored_after
                 continue
             intact = all(
                 parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in group.ties for other in rest
             )
             labels = tuple(group.assignment.labels.tolist())
-            name = from_root(at, group.name)
             groups.append(SharedGroup(name, group.shape, len(labels), group.assignment.slots, labels, intact))
             planned |= {from_root(at, path) for path in group.items}
     counts = count(model)
@@ -222,6 +262,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         groups=tuple(groups),
         codebooks=tuple(codebooks),
         local=tuple(_local(path, one) for path, one in model.named_modules() if isinstance(one, LocalLayer)),
+        positions=tuple(positions),
         other_ties=tuple(site.names for site in sites(model) if site.aliases and not planned.intersection(site.names)),
     )
 

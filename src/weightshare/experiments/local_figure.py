@@ -1,7 +1,7 @@
 """Figure 6: between sleep phases kernels move apart, each phase brings them back, and a high rate moves them further.
 
-The reduced network of `local_cifar` with `ws(10)` at three learning rates. After every step `−log SNR_w` (equation 6) of
-each layer's kernels, averaged over layers, over all positions; and within modules, where it is −∞ after a sleep.
+The reduced network of `local_cifar` with `ws(10)` at three learning rates. After every step `−log SNR_w` (equation 6)
+of each layer's kernels, averaged over layers, over all positions; and within modules, where it is −∞ after a sleep.
 
 Source: Pogodin 2021, figure 6. Differs: network, batch and precision of `local_cifar`; the first steps of training.
 """
@@ -122,7 +122,7 @@ def picture(curves: dict[float, Curve]) -> "Figure":
         for (name, values), colour in zip(named.items(), COLOURS, strict=False):
             shown = [math.nan if value is None else value for value in values]
             axes.plot(range(1, len(shown) + 1), shown, color=colour, label=name, lw=1.3)
-        axes.set(title=f"learning rate {rate:g}", xlabel="step", xlim=(0, len(shown)))
+        axes.set(title=f"learning rate {rate:g}", xlabel="step")
         axes.title.set(fontsize=10)
         axes.grid(alpha=0.25, lw=0.6)
         quiet(axes)
