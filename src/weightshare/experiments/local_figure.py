@@ -19,7 +19,8 @@ from weightshare._table import render
 from weightshare.analysis.pictures import COLOURS, quiet
 from weightshare.errors import ConfigError
 from weightshare.experiments.local_cifar import PAPER, config
-from weightshare.files.atomic import replacing, write_json
+from weightshare.experiments.results import save_png
+from weightshare.files.atomic import write_json
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
 from weightshare.training.data import load_data
@@ -66,8 +67,7 @@ def draw_divergence(
     made = {"figure": "6", "seed": seeds[0], "every": 10, "environment": environment()}
     written = {f"{rate:g}": rows for rate, rows in curves.items()}
     write_json(folder / "curves.json", made | {"minus_log_snr": written})
-    with replacing(folder / "divergence.png") as temporary:
-        picture(curves).savefig(temporary, format="png", dpi=110, transparent=True)
+    save_png(picture(curves), folder / "divergence.png")
     return table(curves), folder / "divergence.png"
 
 
