@@ -186,12 +186,14 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
     Raises:
         SpecError: If there is none.
     """
-    one = optimizer
-    while isinstance(inner := getattr(one, "optimizer", None), torch.optim.Optimizer):
-        one = inner
-    if not isinstance(one, torch.optim.Optimizer):
+    found, one, seen = None, optimizer, []
+    while one is not None and not any(one is other for other in seen):
+        found = one if isinstance(one, torch.optim.Optimizer) else found
+        seen.append(one)
+        one = getattr(one, "optimizer", None)
+    if found is None:
         raise SpecError(f"Cannot attach to {type(optimizer).__name__}: need a torch optimizer, or what holds one.")
-    return one
+    return found
 
 
 def described(spec: Any) -> str:

@@ -183,6 +183,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
     Raises:
         ModelChanged: If ties have come undone (call `retie_` first), kernels differ by more than the tolerance, or
             torch cannot copy the model.
+        SpecError: If the tolerance is no number of at least 0.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -204,9 +205,8 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
         for at, applied in reversed(list(planning.applied_plans(folded))):
             for group in reversed(applied.groups):
                 applied.spec.fold_(edits, group.under(at))
-        fold_local_(edits, tolerance)
         planning.forget(edits, folded)
-    return folded
+        return fold_local_(edits, tolerance)
 
 
 def refuse_untied(model: nn.Module) -> None:

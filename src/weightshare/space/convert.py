@@ -96,7 +96,7 @@ class Kind(ABC):
         """Why a layer that a module holds cannot become local, or nothing."""
         return ""
 
-    def unfit(self, sizes: Sequence[Sizes]) -> str:
+    def unfit(self, layer: nn.Module, sizes: Sequence[Sizes]) -> str:
         """Why a layer that runs at these sizes cannot become local, or nothing."""
         if len(sizes) > 1:
             listed = ", ".join(shape_text(size) for size, _ in sizes)
@@ -118,6 +118,16 @@ class Convolutions(Kind):
 
     def positions(self, layer: nn.Module, sizes: Sizes) -> tuple[int, ...]:
         return sizes[0] if isinstance(layer, nn.modules.conv._ConvTransposeNd) else sizes[1]
+
+    def unfit(self, layer: nn.Module, sizes: Sequence[Sizes]) -> str:
+        reason = super().unfit(layer, sizes)
+        if not reason and isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            given, output = sizes[0]
+            rows = zip(given, layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True)
+            least = [(n - 1) * s - 2 * int(p) + d * (k - 1) + 1 for n, s, p, d, k in rows]
+            if output != tuple(n + more for n, more in zip(least, layer.output_padding, strict=True)):
+                return f"it is asked for an output of {shape_text(output)}: say so by its output_padding instead"
+        return reason
 
     def local(self, layer: nn.Module, input_size: tuple[int, ...], eps: float) -> LocalLayer:
         return LOCAL[type(layer)].from_conv(layer, input_size, eps)
@@ -283,17 +293,20 @@ def _unfit(
         return "its weight is made by a parametrization, which a local layer would lose: take that off first"
     if type(layer) not in kind.exact:
         return f"{type(layer).__name__} is a class of its own, and computes what a local layer does not know of"
+    if not _weight(layer).is_floating_point():
+        return f"its weight is {_weight(layer).dtype}, and local layers are of floating-point numbers"
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
         return "it has hooks, which would be lost: remove them first"
     weights = [names.get(id(p), (path,)) for p in layer._parameters.values() if p is not None]
-    others = [name for row in weights for name in row if not name.startswith(f"{path}." if path else "")]
+    # Other names of the layer itself are no other readers: it is registered twice, and replaced at both places.
+    others = [name for row in weights for name in row if model.get_submodule(name.rpartition(".")[0]) is not layer]
     if others:
         return f"its weight is one parameter with '{others[0]}', and each position is to have a kernel of its own"
     if kind.held(owner):
         return kind.held(owner)
     if path not in seen:
         return "the example did not run it, so the size of its input is not known"
-    return kind.unfit(seen[path])
+    return kind.unfit(layer, seen[path])
 
 
 def _row(kind: Kind, path: str, layer: nn.Module, sizes: Sizes) -> LocalRow:

@@ -1,15 +1,16 @@
 """What local layers with the receptive fields of a convolution have in common, transposed or not."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
+from operator import index
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.errors import ShapeMismatch, SpecError
-from weightshare.space.layer import LocalLayer, cast_for_autocast
+from weightshare.space.layer import LocalLayer, cast_for_autocast, unfilled
 
 Bias = bool | Literal["position"]
 Sizes = int | Sequence[int]
@@ -70,28 +71,34 @@ class Convolutional(LocalLayer):
             The layer, on the device and of the type of the convolution.
 
         Raises:
-            SpecError: If `conv` is of another kind.
+            SpecError: If `conv` is of another kind, or of a class of its own, which may compute something else.
             ShapeMismatch: If the kernel does not fit into the input.
         """
-        if not isinstance(conv, cls.conv) or isinstance(conv, nn.modules.conv._LazyConvXdMixin):
+        if cls._lazy():
+            raise SpecError(f"{cls.__name__} takes its size from its first input: use from_conv of the layer itself.")
+        if type(conv) is not cls.conv:
             raise SpecError(f"{cls.__name__}.from_conv: got {type(conv).__name__}, need {cls.conv.__name__}.")
+        assert isinstance(conv, nn.modules.conv._ConvNd)
         given: dict[str, Any] = {name: getattr(conv, name) for name in cls.options}
         given |= {"bias": conv.bias is not None if bias is None else bias, "groups": conv.groups}
         sizes: tuple[Any, ...] = (conv.in_channels, conv.out_channels, conv.kernel_size, input_size)
-        made = cls(*sizes, **given, device=conv.weight.device, dtype=conv.weight.dtype)
+        made = unfilled(cls, *sizes, **given, device=conv.weight.device, dtype=conv.weight.dtype)
         with torch.no_grad():
-            made._fill(made.as_kernel(conv.weight), eps, float(conv.weight.float().std(correction=0)))
+            deviation = float(conv.weight.float().std(correction=0)) if eps and not conv.weight.is_meta else 0.0
+            made._fill(made.as_kernel(conv.weight), eps, deviation)
             made.weight.requires_grad_(conv.weight.requires_grad)
             if made.bias is not None and conv.bias is not None:
                 made.bias.copy_(conv.bias.expand_as(made.bias))
                 made.bias.requires_grad_(conv.bias.requires_grad)
+            elif made.bias is not None:
+                made.bias.zero_()
         return made.train(conv.training)
 
     def shared(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         given: dict[str, Any] = {name: getattr(self, name) for name in self.options}
         given |= {"groups": self.groups, "bias": bias is not None}
         sizes: tuple[Any, ...] = (self.in_channels, self.out_channels, self.kernel_size)
-        conv = self.conv(*sizes, **given, device=weight.device, dtype=weight.dtype)
+        conv = unfilled(self.conv, *sizes, **given, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
             conv.weight.copy_(self.as_conv_weight(weight))
             if bias is not None and conv.bias is not None:
@@ -109,11 +116,11 @@ class Convolutional(LocalLayer):
         at = kernel.ndim - 2  # the first axis of taps
         return taps.movedim((-1, -2), (at, at + 1)).flatten(at - 1, at)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Apply the layer.
 
         Args:
-            x: `(batch, in, *input_size)`, or without the batch.
+            input: `(batch, in, *input_size)`, or without the batch.
 
         Returns:
             `(batch, out, *size)`, in the memory format of the input.
@@ -121,6 +128,7 @@ class Convolutional(LocalLayer):
         Raises:
             ShapeMismatch: If the input has other channels or another size.
         """
+        x = input  # torch's convolutions take it by this name
         batched = x.ndim == self.spatial + 2
         if not batched and x.ndim != self.spatial + 1:
             needed = ", ".join(map(str, (self.in_channels, *self.input_size)))
@@ -153,21 +161,28 @@ class Convolutional(LocalLayer):
 
     def _take(self, in_channels: int, out_channels: int, groups: int, bias: Bias) -> None:
         """Check and keep what all twins have; `in_channels=0` is not known yet."""
-        for name, count in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
-            if type(count) is not int or count < (0 if name == "in_channels" and self._lazy() else 1):
-                raise SpecError(f"{type(self).__name__}: {name}={count!r}, need a whole number of at least 1.")
+        given, counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups}, []
+        for name, value in given.items():
+            count = _whole(value)
+            if count is None or count < (0 if name == "in_channels" and self._lazy() else 1):
+                raise SpecError(f"{type(self).__name__}: {name}={value!r}, need a whole number of at least 1.")
+            counts.append(count)
+        in_channels, out_channels, groups = counts
         if in_channels % groups or out_channels % groups:
             raise SpecError(
                 f"{type(self).__name__}: groups={groups} must divide in_channels={in_channels} and "
                 f"out_channels={out_channels}."
             )
-        if bias not in (True, False, "position"):
+        if not isinstance(bias, bool) and not (isinstance(bias, str) and bias == "position"):
             raise SpecError(f"{type(self).__name__}: bias={bias!r}, need True (per channel), False or 'position'.")
         self.in_channels, self.out_channels, self.groups, self._bias = in_channels, out_channels, groups, bias
 
     def _make(self, positions: Sequence[int], inner: int, outer: int, biased: Sequence[int], **factory: Any) -> None:
         """Make and fill the parameters; `biased` is where a bias of its own can be."""
         shape = (*positions, self.groups, prod(self.kernel_size) * inner, outer)
+        dtype = factory.get("dtype") or torch.get_default_dtype()
+        if not dtype.is_floating_point:
+            raise SpecError(f"{type(self).__name__}: dtype={dtype}, need floating-point numbers.")
         self.weight = nn.Parameter(torch.empty(shape, **factory))
         if self._bias is False:
             self.register_parameter("bias", None)
@@ -183,10 +198,20 @@ class Convolutional(LocalLayer):
     @classmethod
     def _sizes(cls, name: str, given: object, least: int) -> tuple[int, ...]:
         """One whole number for each spatial axis."""
-        row = (given,) * cls.spatial if isinstance(given, int) else tuple(given) if isinstance(given, Sequence) else ()
-        if len(row) != cls.spatial or any(type(one) is not int or one < least for one in row):
+        one = _whole(given)
+        several = tuple(map(_whole, given)) if one is None and isinstance(given, Iterable) else ()
+        row = [number for number in ((one,) * cls.spatial if one is not None else several) if number is not None]
+        if len(row) != cls.spatial or len(several) not in (0, cls.spatial) or min(row) < least:
             raise SpecError(
                 f"{cls.__name__}: {name}={given!r}, need {cls.spatial} whole number{'s' * (cls.spatial > 1)} of at "
                 f"least {least}."
             )
-        return row
+        return tuple(row)
+
+
+def _whole(value: object) -> int | None:
+    """A whole number of any kind, such as numpy's, as Python's; `None` for anything else, truth values too."""
+    try:
+        return None if isinstance(value, bool) else index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare._table import render, shape_text
-from weightshare.errors import ModelChanged, NoMatch
+from weightshare.errors import ModelChanged, NoMatch, SpecError
 from weightshare.space.layer import LocalLayer
 from weightshare.space.watch import run, watching
 from weightshare.surgery import edit
@@ -111,34 +111,50 @@ def plan_fold(model: nn.Module, inputs: Any = None) -> FoldPlan:
 
         with watching(model, layers, compare):
             before = run(model, inputs)
-        with edit.transaction(model) as edits:
-            for path in layers:
-                edits.replace(path, torch_layers[path])
-            after = run(model, inputs)
-            edits.roll_back()
+        if isinstance(model, LocalLayer):
+            after = run(torch_layers[""], inputs)
+        else:
+            with edit.transaction(model) as edits:
+                for path in layers:
+                    edits.replace(path, torch_layers[path])
+                after = run(model, inputs)
+                edits.roll_back()
         whole = _relative(_tensors(before), _tensors(after))
-    rows = []
+    rows, counted = [], set()
     for path, layer in layers.items():
-        stored = sum(p.numel() for p in layer.parameters())
-        kept = sum(p.numel() for p in torch_layers[path].parameters())
+        again = {name for name, one in layer._parameters.items() if id(one) in counted}  # stored once, and so it stays
+        stored = sum(one.numel() for one in layer.parameters() if id(one) not in counted)
+        kept = sum(one.numel() for name, one in torch_layers[path].named_parameters() if name not in again)
+        counted |= {*map(id, layer.parameters())}
         out = math.sqrt(seen[path][0] / max(seen[path][1], 1e-300)) if path in seen else None
         rows.append(FoldRow(path, layer.positions, stored, kept, kernel_error(layer), out))
     return FoldPlan(tuple(rows), whole, count(model).stored)
 
 
-def fold_(edits: edit.Transaction, tolerance: float) -> None:
-    """Put torch's layers in the place of local ones.
+def fold_(edits: edit.Transaction, tolerance: float) -> nn.Module:
+    """Put torch's layers in the place of local ones. Layers that read one weight or bias do so afterwards.
 
     Args:
         edits: Of the model.
         tolerance: The largest relative error of kernels that is folded without being refused.
 
+    Returns:
+        The model, or what takes its place where it is a local layer itself.
+
     Raises:
-        ModelChanged: If kernels of a layer differ by more.
+        ModelChanged: If kernels of a layer differ by more, or are not finite.
+        SpecError: If the tolerance is no number of at least 0.
     """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise SpecError(f"tolerance={tolerance!r}: need a number of at least 0; inf folds in any case.")
     layers = {path: one for path, one in edits.model.named_modules() if isinstance(one, LocalLayer)}
     errors = {path: kernel_error(layer) for path, layer in layers.items()}
-    over = {path: error for path, error in errors.items() if not error <= tolerance}
+    lost = [path for path, error in errors.items() if math.isnan(error)]
+    if lost:
+        raise ModelChanged(
+            f"Kernels of '{lost[0]}' are NaN or infinite at some positions and have no mean: the loss has diverged."
+        )
+    over = {path: error for path, error in errors.items() if error > tolerance}
     if over:
         listed = ", ".join(f"'{path}': {error:.2g}" for path, error in list(over.items())[:6])
         raise ModelChanged(
@@ -146,8 +162,17 @@ def fold_(edits: edit.Transaction, tolerance: float) -> None:
             f"tolerance={tolerance:g} of it ({listed}), so the folded network would compute something else. "
             "plan_fold(model, inputs) says how much; fold(model, tolerance=inf) takes the means all the same."
         )
+    made = {path: folded_layer(layer) for path, layer in layers.items()}
+    owners: dict[tuple[int, torch.Size], nn.Parameter] = {}
     for path, layer in layers.items():
-        edits.replace(path, folded_layer(layer))
+        for name, now in made[path].named_parameters():
+            before = layer._parameters.get(name)
+            if before is not None:
+                one = before if before.shape == now.shape else owners.setdefault((id(before), now.shape), now)
+                setattr(made[path], name, one)
+        if path:
+            edits.replace(path, made[path])
+    return made.get("", edits.model)
 
 
 def folded_layer(layer: LocalLayer) -> nn.Module:
@@ -184,7 +209,8 @@ def _mean(kernels: Tensor) -> Tensor:
 
 
 def _equal(kernels: Tensor) -> bool:
-    return bool((kernels == kernels[:1]).all())
+    first = kernels[:1]
+    return bool(((kernels == first) | (kernels.isnan() & first.isnan())).all())
 
 
 def _tensors(output: Any) -> list[Tensor]:

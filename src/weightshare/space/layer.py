@@ -7,7 +7,7 @@ so the same code serves 1, 2 and 3 dimensions, transposed layers and the patches
 
 from abc import ABC, abstractmethod
 from math import prod, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,10 @@ class LocalLayer(nn.Module, ABC):
         """Whether each position has biases of its own."""
         return self.bias is not None and self.bias.ndim > 1
 
+    def bias_of_kernels(self) -> bool:
+        """Whether each kernel has biases of its own: those of a transposed layer belong to positions of its output."""
+        return self.bias is not None and self.bias.shape[:-1] == self.positions
+
     def _fill(self, kernel: Tensor, eps: float, deviation: float) -> None:
         """Give every position a kernel, with noise of a size relative to `deviation`; variances stay. 0 copies."""
         expect_number("eps", eps)
@@ -114,10 +118,17 @@ def cast_for_autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     """What a layer reads, in the type that autocast asks for on the device of `x`, if it is on."""
     kind = x.device.type
     tensors: list[Tensor | None] = [x, *others]
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
-    return [one.to(dtype) if one is not None and one.is_floating_point() else one for one in tensors]
+    # As for convolutions, double precision stays.
+    kept = [one is None or not one.is_floating_point() or one.dtype == torch.float64 for one in tensors]
+    return [one if one is None or stays else one.to(dtype) for one, stays in zip(tensors, kept, strict=True)]
+
+
+def unfilled(kind: Any, *sizes: Any, device: torch.device, **options: Any) -> Any:
+    """A layer whose numbers are still to be written, without drawing any."""
+    return kind(*sizes, **options, device="meta").to_empty(device=device)
 
 
 def _times(size: tuple[int, ...]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from weightshare.errors import ShapeMismatch
 from weightshare.space.convolutional import Bias, Sizes
@@ -39,12 +39,33 @@ class LazyLocallyConnected(LazyModuleMixin, LocallyConnected):
 
     def initialize_parameters(self, x: Tensor) -> None:
         """Make the parameters for the first input; torch calls it."""
-        if self.has_uninitialized_params():  # pyright: ignore
-            shape = x.shape if x.ndim == self.spatial + 2 else x.unsqueeze(0).shape
-            if len(shape) != self.spatial + 2:
-                raise ShapeMismatch(f"{type(self).__name__}: got an input of shape {tuple(x.shape)}.")
+        shape = x.shape if x.ndim == self.spatial + 2 else x.unsqueeze(0).shape
+        if len(shape) != self.spatial + 2:
+            raise ShapeMismatch(
+                f"{type(self).__name__}: got an input of shape {tuple(x.shape)}, need {self.spatial + 2} dimensions, "
+                "or one less without the batch."
+            )
+        held = {name: one for name, one in self._parameters.items() if one is not None}
+        loaded = {name: one for name, one in held.items() if not is_lazy(one)}  # from a state dict, before any input
+        try:
             self._take(shape[1], self.out_channels, self.groups, self._bias)
             self._build(tuple(shape[2:]), device=self.weight.device, dtype=self.weight.dtype)
+            for name, one in loaded.items():
+                needed = self.get_parameter(name).shape
+                if one.shape != needed:
+                    raise ShapeMismatch(
+                        f"{type(self).__name__}: the {name} that was loaded is {tuple(one.shape)}, and inputs of shape "
+                        f"{tuple(x.shape)} need {tuple(needed)}. Give it inputs of the size that it was trained on."
+                    )
+        except ShapeMismatch:
+            self._parameters.update(held)
+            self.in_channels = 0
+            raise
+        self._parameters.update(loaded)
+
+    def reset_parameters(self, eps: float | None = None) -> None:
+        if not self.has_uninitialized_params():  # pyright: ignore
+            super().reset_parameters(eps)
 
     def extra_repr(self) -> str:
         return f"{self.out_channels}, kernel_size={self.kernel_size}"

@@ -25,7 +25,7 @@ from weightshare.errors import ShapeMismatch, SpecError
 from weightshare.hooks import expect_count
 from weightshare.space.convert import Kind, LocalPlan, Sizes, plan_kind
 from weightshare.space.convolutional import Bias
-from weightshare.space.layer import Axis, LocalLayer, cast_for_autocast
+from weightshare.space.layer import Axis, LocalLayer, cast_for_autocast, unfilled
 
 
 class PatchLinear(LocalLayer):
@@ -137,9 +137,10 @@ class PatchLinear(LocalLayer):
         weight: Tensor = linear.weight
         wanted = bias if bias is not None else linear.bias is not None
         sizes = (linear.in_features, linear.out_features, tokens, wanted, prefix)
-        made = cls(*sizes, device=weight.device, dtype=weight.dtype)
+        made = unfilled(cls, *sizes, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
-            made._fill(weight.mT.unsqueeze(0), eps, float(weight.float().std(correction=0)))
+            deviation = float(weight.float().std(correction=0)) if eps and not weight.is_meta else 0.0
+            made._fill(weight.mT.unsqueeze(0), eps, deviation)
             if made.bias is not None and linear.bias is not None:
                 made.bias.copy_(linear.bias.expand_as(made.bias))
             elif made.bias is not None:
@@ -156,7 +157,7 @@ class PatchLinear(LocalLayer):
 
     def shared(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
         factory = {"device": weight.device, "dtype": weight.dtype}
-        linear = nn.Linear(self.in_features, self.out_features, bias is not None, **factory)
+        linear = unfilled(nn.Linear, self.in_features, self.out_features, bias is not None, **factory)
         with torch.no_grad():
             linear.weight.copy_(weight[0].mT)
             if bias is not None:
@@ -243,7 +244,7 @@ class PatchProjections(Kind):
             return "its input is (tokens, batch, in), and a layer for each token needs (batch, tokens, in)"
         return ""
 
-    def unfit(self, sizes: Sequence[Sizes]) -> str:
+    def unfit(self, layer: nn.Module, sizes: Sequence[Sizes]) -> str:
         given = [size for size, _ in sizes]
         axes = [len(size) + 2 for size in given if len(size) != 1]
         if axes:

@@ -24,6 +24,9 @@ from weightshare.hooks import expect_count, expect_number
 from weightshare.space.lattice import Lattice, period
 from weightshare.space.layer import Axis, LocalLayer
 
+SPREAD = 0x9E3779B97F4A7C15
+"""An odd number so large that seeds of the noise of different layers do not meet."""
+
 
 @dataclass(frozen=True)
 class Hebbian:
@@ -66,7 +69,14 @@ class Hebbian:
         return expect_number(f"lr({iteration})", self.lr(iteration)) if callable(self.lr) else self.lr
 
 
-def relax_(layer: LocalLayer, lattice: Lattice, rule: Hebbian, strength: float, seeds: tuple[int, int]) -> None:
+def relax_(
+    layer: LocalLayer,
+    lattice: Lattice,
+    rule: Hebbian,
+    strength: float,
+    seeds: tuple[int, int],
+    only: Sequence[Tensor] | None = None,
+) -> None:
     """One sleep of a layer by equation 4.
 
     Positions that see padding do not see the pattern: they stay as they are. Biases of positions are the weight of one
@@ -78,13 +88,32 @@ def relax_(layer: LocalLayer, lattice: Lattice, rule: Hebbian, strength: float, 
         rule: How they learn.
         strength: How much of the way the kernels move.
         seeds: Number of the sleep, and of the layer, which patterns depend on besides `rule.seed`.
+        only: Which of the layer's weight and bias; `None` is both.
 
     Raises:
         SpecError: If the lattice has no period that tells the taps apart, or the kernels do not stay finite.
     """
-    axes, periods = layer.axes, expect_periodic(layer, lattice)
+    expect_periodic(layer, lattice)
     labels, inside = lattice.assignment(layer).labels, whole(layer.axes)
+    chosen = [*map(id, layer.parameters() if only is None else only)]
+    if id(layer.weight) in chosen:
+        _relax_kernels(layer, lattice, labels, inside, rule, strength, seeds)
+    if id(layer.bias) in chosen and layer.bias_of_kernels():
+        _relax_biases(layer, labels, inside, rule, strength)
+
+
+def _relax_kernels(
+    layer: LocalLayer,
+    lattice: Lattice,
+    labels: Tensor,
+    inside: Tensor,
+    rule: Hebbian,
+    strength: float,
+    seeds: tuple[int, int],
+) -> None:
+    axes, periods = layer.axes, lattice.periods(layer.axes)
     weight = layer.weight.detach()
+    _expect_finite(weight, "weight")
     kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
     show = _Patterns(rule, (weight.shape[-3], weight.shape[-2] // prod(a.kernel for a in axes), *periods), kind, seeds)
     flat = weight.flatten(0, len(axes) - 1)
@@ -104,10 +133,9 @@ def relax_(layer: LocalLayer, lattice: Lattice, rule: Hebbian, strength: float, 
             after = mean + torch.einsum("gij,mgjo->mgio", transfer[:, order][:, :, order], apart)
         else:
             after = _stepped(kernels, show, order, rule, label)
-        _expect_closer(apart, after - after.mean(0), rule)
+        _expect_closer(apart, after - after.mean(0), rule, float(kernels.norm()) * torch.finfo(kind).eps)
         move = after.lerp(kernels, 1 - strength) if strength < 1 else after
         flat[members.to(flat.device)] = move.to(flat)
-    _relax_biases(layer, labels, inside, rule, strength)
     torch.autograd.graph.increment_version(layer.weight)
 
 
@@ -144,7 +172,7 @@ class _Patterns:
     def __init__(self, rule: Hebbian, shape: tuple[int, ...], kind: torch.dtype, seeds: tuple[int, int]) -> None:
         self.rule, self.kind = rule, kind
         self.groups, self.channels, self.inputs = shape[0], shape[1], prod(shape[1:])
-        self.seed = (rule.seed * 1_000_003 + seeds[0]) * 10_007 + seeds[1]
+        self.seed = ((rule.seed * 1_000_003 + seeds[0]) * 10_007 + seeds[1]) % 2**63
 
     def __iter__(self) -> Iterator[tuple[float, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -153,7 +181,7 @@ class _Patterns:
             yield self.rule.rate(iteration), torch.randn(shape, generator=generator, dtype=self.kind)
 
     def noise(self, label: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed * 31 + label + 1)
+        return torch.Generator().manual_seed((self.seed + (label + 1) * SPREAD) % 2**63)
 
 
 def _order(axes: Sequence[Axis], periods: Sequence[int], position: int, channels: int) -> Tensor:
@@ -194,22 +222,29 @@ def _stepped(kernels: Tensor, show: _Patterns, order: Tensor, rule: Hebbian, lab
 def _relax_biases(layer: LocalLayer, labels: Tensor, inside: Tensor, rule: Hebbian, strength: float) -> None:
     """The same for biases of positions: their input is 1, so their distance from the mean shrinks by a number."""
     bias = layer.biases()
-    if bias is None or len(bias) != len(labels):
-        return
+    assert bias is not None
     factor = 1.0
     for iteration in range(rule.iterations):
         factor -= rule.rate(iteration) * (factor + rule.gamma * (factor - 1))
     bias = bias.detach()
+    _expect_finite(bias, "bias")
     for label in labels[inside].unique().tolist():
         members = ((labels == label) & inside).nonzero()[:, 0].to(bias.device)
         part = bias[members]
         bias[members] = part.lerp(part.mean(0), strength * (1 - factor))
 
 
-def _expect_closer(before: Tensor, after: Tensor, rule: Hebbian) -> None:
-    """Refuse a learning rate at which kernels move apart."""
-    if not bool(after.isfinite().all()) or (not rule.noise and float(after.norm()) > float(before.norm()) * (1 + 1e-6)):
+def _expect_finite(tensor: Tensor, what: str) -> None:
+    if not bool(tensor.isfinite().all()):
+        raise SpecError(f"a {what} is NaN or infinite: the loss has diverged. Lower the learning rate.")
+
+
+def _expect_closer(before: Tensor, after: Tensor, rule: Hebbian, rounding: float) -> None:
+    """Refuse a learning rate at which kernels move apart, by more than rounding where they are equal already."""
+    if not bool(after.isfinite().all()):
+        raise SpecError(f"Hebbian sharing did not stay finite (lr={rule.lr!r}). Lower lr.")
+    if not rule.noise and float(after.norm()) > float(before.norm()) * (1 + 1e-6) + rounding:
         raise SpecError(
             f"Hebbian sharing moved kernels apart, not together (lr={rule.lr!r}, {rule.patterns} patterns of "
-            f"{before.shape[-2]} inputs). Lower lr, or show more patterns; if a weight is NaN, training has diverged."
+            f"{before.shape[-2]} inputs). Lower lr, or show more patterns."
         )

@@ -152,12 +152,12 @@ class _Patches:
         patches = self._memory[:numel].view(*sizes, groups, self.batch, inner)
         for at, length, view in self._rows(rows, columns, run=True):
             patches[..., at : at + length].copy_(view.transpose(-3, -2))
-        return patches.view(-1, self.batch, inner)
+        return patches.flatten(0, -3)
 
     def add(self, rows: slice, columns: slice, patches: Tensor) -> None:
         """Add patches of the shape that `read` gives to where they come from."""
         sizes = self._sizes(rows, columns)
-        patches = patches.view(*sizes, self.geometry.groups, self.batch, -1)
+        patches = patches.view(*sizes, self.geometry.groups, *patches.shape[1:])
         for at, length, view in self._rows(rows, columns, run=False):
             view.add_(patches[..., at : at + length].transpose(-3, -2))
 
@@ -254,7 +254,7 @@ def spread(g: Tensor, w: Tensor, size: list[int], geometry: list[int], groups: i
     patches = _Patches(padded, shape, w.shape[:-3])
     last = g.movedim(1, -1)
     for chunk in patches.chunks():
-        held = _part(last, *chunk, groups).reshape(-1, g.shape[0], w.shape[-1])
+        held = _part(last, *chunk, groups).flatten(0, -3)
         patches.add(*chunk, torch.bmm(held, _kernels(w, *chunk).transpose(1, 2)))
     inside = (slice(None), *(slice(a, a + n) for n, a in zip(size, shape.low, strict=True)))
     return padded[inside].contiguous().movedim(-1, 1)
@@ -280,7 +280,7 @@ def correlate(x: Tensor, g: Tensor, geometry: list[int], groups: int) -> Tensor:
     out = x.new_empty(*patches.positions, groups, inner, outer)
     for chunk in patches.chunks():
         seen = patches.read(*chunk)
-        held = _part(last, *chunk, groups).reshape(-1, g.shape[0], outer)
+        held = _part(last, *chunk, groups).flatten(0, -3)
         torch.bmm(seen.transpose(1, 2), held, out=_kernels(out, *chunk))
     return out
 

@@ -15,7 +15,7 @@ and each channel. Moments of the optimizer are not shared.
 In the grid: the drive towards sharing across space. Source: Pogodin 2021, sections 4 and 4.1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from weightshare.hooks import Handle, expect_count, expect_number, is_count
 from weightshare.space.lattice import Index, Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.plasticity import Hebbian, expect_periodic, relax_
-from weightshare.surgery.sites import plain, select, sites
+from weightshare.surgery.sites import describe, plain, select, sites
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,13 @@ class Sleep:
 
         Raises:
             NoMatch: If there is none.
-            SpecError: If the mode does not fit a layer, or a weight is not finite.
+            SpecError: If the mode does not fit a layer, all of a layer that `where` names is frozen, or a weight is
+                not finite.
         """
-        found = local_layers(model, where)
-        for number, (path, layer) in enumerate(found.items()):
-            self._relax(path, layer, (0, number))
+        layers = local_layers(model, where)
+        free = trainable(layers, where)
+        for number, (path, layer) in enumerate(layers.items()):
+            self._relax(path, layer, (0, number), free[path])
 
     def _expect_fit(self, path: str, layer: LocalLayer) -> None:
         """Refuse what would fail at the first sleep."""
@@ -117,13 +119,15 @@ class Sleep:
         except SpecError as error:
             raise SpecError(f"Sleep on '{path}': {error}") from error
 
-    def _relax(self, path: str, layer: LocalLayer, seeds: tuple[int, int]) -> None:
+    def _relax(self, path: str, layer: LocalLayer, seeds: tuple[int, int], only: list[nn.Parameter]) -> None:
+        if not only:
+            return
         rule = Hebbian() if self.mode == "hebbian" else self.mode
         try:
             if isinstance(rule, Hebbian):
-                relax_(layer, self.lattice, rule, self.strength, seeds)
+                relax_(layer, self.lattice, rule, self.strength, seeds, only)
             else:
-                pull_(layer, self.lattice, self.strength)
+                pull_(layer, self.lattice, self.strength, only)
         except SpecError as error:
             raise SpecError(f"Sleep on '{path}': {error}") from error
 
@@ -139,7 +143,7 @@ class SleepHandle(Handle):
 
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, where: Where, spec: Sleep) -> None:
         self.layers = local_layers(model, where)
-        held = {id(tensor) for layer in self.layers.values() for tensor in own(layer)}
+        held = {id(tensor) for free in trainable(self.layers, where).values() for tensor in free}
         super().__init__(optimizer, model, [site for site in sites(model) if id(site.tensor) in held], spec)
         self.sleeps = self.in_epoch = self.epochs = 0
         try:
@@ -162,8 +166,11 @@ class SleepHandle(Handle):
             SpecError: If a weight is not finite.
         """
         self.expect_held()
+        held = {id(site.tensor) for site in self.sites if site.tensor.requires_grad}
         for number, (path, layer) in enumerate(self.layers.items()):
-            self.spec._relax(path, layer, (self.sleeps, number))
+            free = [one for one in own(layer) if id(one) in held]
+            held -= {*map(id, free)}  # what two layers read is pulled once
+            self.spec._relax(path, layer, (self.sleeps, number), free)
         self.sleeps += 1
 
     def epoch_ended(self) -> None:
@@ -203,19 +210,44 @@ def local_layers(model: nn.Module, where: Where = None) -> dict[str, LocalLayer]
     return found
 
 
-def pull_(layer: LocalLayer, lattice: Lattice, strength: float = 1.0) -> None:
+def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str, list[nn.Parameter]]:
+    """What sleep moves: for each layer the parameters that positions have parts of, each once, but the frozen ones.
+
+    Raises:
+        SpecError: If all of a layer that a pattern names is frozen, or all layers are; or a weight is made from others.
+    """
+    found: dict[str, list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for path, layer in layers.items():
+        try:
+            parts = own(layer)
+        except SpecError as error:
+            raise SpecError(f"Sleep on '{path}': {error}") from error
+        if where is not None and not any(one.requires_grad for one in parts):
+            raise SpecError(f"Sleep: '{path}' is frozen: no step changes it. Leave it out of where={describe(where)}.")
+        found[path] = [one for one in parts if one.requires_grad and id(one) not in seen]
+        seen |= {*map(id, parts)}
+    if not any(found.values()):
+        raise SpecError("Sleep: all local layers are frozen: requires_grad is False. Set it for what is to be moved.")
+    return found
+
+
+def pull_(
+    layer: LocalLayer, lattice: Lattice, strength: float = 1.0, only: Sequence[nn.Parameter] | None = None
+) -> None:
     """Set the kernels of each class to their mean, or move them part of the way; biases of positions too.
 
     Args:
         layer: Changed in place.
         lattice: Which positions share.
         strength: 1 leaves kernels of a class equal to the bit.
+        only: Which of the layer's weight and bias; `None` is all that positions have parts of.
 
     Raises:
         SpecError: If a weight is NaN or infinite, or the lattice does not fit the layer.
     """
     axes = len(layer.axes)
-    for tensor in own(layer):
+    for tensor in own(layer) if only is None else only:
         whole = tensor.detach()
         flat = whole.flatten(0, axes - 1)
         parts = [flat, whole]
@@ -236,10 +268,13 @@ def pull_(layer: LocalLayer, lattice: Lattice, strength: float = 1.0) -> None:
 def own(layer: LocalLayer) -> list[nn.Parameter]:
     """The parameters of a layer that each position has a part of.
 
+    Biases of a transposed layer belong to positions of its output, of which each is reached by many kernels, so they
+    are none of these.
+
     Raises:
         SpecError: If its weight is made from something else, such as the slots of a `Lattice`.
     """
-    found = [layer.weight, *([layer.bias] if layer.bias is not None and layer.bias_at_positions() else [])]
+    found = [layer.weight, *([layer.bias] if layer.bias is not None and layer.bias_of_kernels() else [])]
     if not all(isinstance(one, nn.Parameter) for one in found):
         raise SpecError("its weight is made from stored slots, which is shared already. Take that off first: unshare_.")
     return found

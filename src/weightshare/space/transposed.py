@@ -4,6 +4,7 @@ The gradient of a locally connected layer by its input, as a layer; nothing else
 computes it. In the grid: across positions, nothing shared. Source: none of the papers; asked for in pytorch#15617.
 """
 
+from collections.abc import Sequence
 from math import prod, sqrt
 
 import torch
@@ -64,6 +65,26 @@ class LocallyConnectedTranspose(Convolutional):
     def deviation(self) -> float:
         """`√(2·strides/(in·taps/groups))`: Kaiming normal for rectifiers, by the numbers that reach one output."""
         return sqrt(2 / max(1.0, self.in_channels / self.groups * prod(self.kernel_size) / prod(self.stride)))
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            input: `(batch, in, *input_size)`, or without the batch.
+            output_size: As torch's layer takes it; the layer was made for one, so only that.
+
+        Returns:
+            `(batch, out, *output_size)`, in the memory format of the input.
+
+        Raises:
+            ShapeMismatch: If the input has other channels or another size, or the output is to have another size.
+        """
+        if output_size is not None and tuple(output_size[-self.spatial :]) != self.output_size:
+            raise ShapeMismatch(
+                f"{type(self).__name__}: output_size={tuple(output_size)}, and it was made for {self.output_size}. "
+                "Give output_padding when it is made."
+            )
+        return super().forward(input)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return spread(x, weight, list(self.output_size), self._geometry, self.groups)

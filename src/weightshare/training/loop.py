@@ -31,6 +31,7 @@ from weightshare.verbs import refuse_untied
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+TINY = 1e-300
 MEASURED = ("weights", "distinct", "zero", "penalty")
 History = list[dict[str, float]]
 
@@ -240,7 +241,7 @@ def _shared_in_space(model: nn.Module) -> dict[str, float]:
     rows = [space_sharing(layer) for layer in model.modules() if isinstance(layer, LocalLayer)]
     if not rows:
         return {}
-    noise = (sum(1 / row.within for row in rows), sum(1 / row.all for row in rows))
+    noise = (sum(1 / max(row.within, TINY) for row in rows), sum(1 / max(row.all, TINY) for row in rows))
     return {key: total / len(rows) for key, total in zip(NOISE, noise, strict=True)}
 
 
