@@ -19,7 +19,9 @@ from weightshare.training.recipe import Recipe, RunConfig
 PAPER, TABLE = "pogodin2021", "table1-reduced"
 MODEL, BLOCKS = "resnet20:8/16/32", 1
 CROP = Augment(crop=4, flip=False, pad="mean")
-RECIPE = Recipe(epochs=15, batch_size=256, warmup=0.0, clip=None, augment=CROP, channels_last=True, schedule="step")
+RECIPE = Recipe(
+    epochs=15, batch_size=256, warmup=0.0, clip=None, augment=CROP, channels_last=True, schedule="step"
+)
 REPEATED_EPOCHS = 8
 
 ROWS: dict[str, tuple[bool, float, float, int, int | None]] = {

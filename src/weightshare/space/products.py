@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from weightshare import kernels
+
 CHUNK_BYTES = {"cpu": 1 << 22}
 """Bytes of patches that are gathered at a time: as much as stays in a core's cache. Elsewhere `LARGE`."""
 LARGE = 1 << 28
@@ -73,7 +75,7 @@ class Geometry(NamedTuple):
     def of(cls, numbers: Sequence[int], groups: int) -> "Geometry":
         """From the flat list that an operator takes."""
         axes = len(numbers) // 5
-        return cls(*(tuple(numbers[at * axes : (at + 1) * axes]) for at in range(5)), groups)
+        return cls._make([*(tuple(numbers[at * axes : (at + 1) * axes]) for at in range(5)), groups])
 
     @property
     def flat(self) -> list[int]:
@@ -82,7 +84,7 @@ class Geometry(NamedTuple):
 
 
 def _padded(x: Tensor, geometry: Geometry) -> Tensor:
-    """`(batch, *size, channels)` in one piece of memory, zeros around; the input itself where nothing has to be done."""
+    """`(batch, *size, channels)` in one piece of memory, zeros around; the input itself if there is nothing to do."""
     last = x.movedim(1, -1)
     widths = [width for axis in zip(geometry.low, geometry.high, strict=True) for width in axis]
     if not any(widths):
@@ -173,7 +175,7 @@ def _out(patches: _Patches, channels: int) -> Tensor:
 
 
 def _part(out: Tensor, rows: slice, columns: slice, groups: int) -> Tensor:
-    """The positions of a chunk, `(positions..., groups, batch, channels/groups)`, of `(batch, *positions, channels)`."""
+    """The positions of a chunk of `(batch, *positions, channels)`: `(positions..., groups, batch, channels/groups)`."""
     part = out[:, rows] if out.ndim < 4 else out[:, rows, columns]
     return part.unflatten(-1, (groups, -1)).movedim(0, -2)
 
@@ -193,9 +195,9 @@ def _forward(x: Tensor, w: Tensor, shape: Geometry) -> Tensor:
 
 
 def _turned(w: Tensor, size: Sequence[int], shape: Geometry) -> Tensor:
-    """The kernels by which each number of the input reads the gradient: `(*size, groups, taps·out, in)`, taps backwards.
+    """The kernels by which each number of the input reads the gradient, taps backwards.
 
-    There are as many numbers in it as in the kernels whatever the batch is, so turning them costs less than adding
+    They have shape `(*size, groups, taps·out, in)`. There are as many numbers in it as in the kernels whatever the batch is, so turning them costs less than adding
     overlapping patches of a large batch; and in half precision every sum is one accumulation.
     """
     taps, outer = shape.taps, w.shape[-1]
@@ -226,7 +228,9 @@ def forward(x: Tensor, w: Tensor, geometry: list[int], groups: int) -> Tensor:
     Returns:
         `(batch, out, *positions)`, channels last in memory.
     """
-    return _forward(x, w, Geometry.of(geometry, groups))
+    shape = Geometry.of(geometry, groups)
+    compiled = kernels.local(x, w)
+    return _forward(x, w, shape) if compiled is None else compiled.forward(x, w, shape)
 
 
 @torch.library.custom_op("weightshare::local_spread", mutates_args=())
@@ -244,6 +248,9 @@ def spread(g: Tensor, w: Tensor, size: list[int], geometry: list[int], groups: i
         `(batch, in, *size)`, channels last in memory.
     """
     shape = Geometry.of(geometry, groups)
+    compiled = kernels.local(g, w)
+    if compiled is not None:
+        return compiled.spread(g, w, size, shape)
     turned = shape.turned(size, w.shape[:-3])
     if turned is not None and (g.shape[0] >= GATHER_FROM or g.dtype in HALF):
         return _forward(g, _turned(w, size, shape), turned)
@@ -273,6 +280,9 @@ def correlate(x: Tensor, g: Tensor, geometry: list[int], groups: int) -> Tensor:
         `(*positions, groups, taps·in/groups, out/groups)`.
     """
     shape = Geometry.of(geometry, groups)
+    compiled = kernels.local(x, g)
+    if compiled is not None:
+        return compiled.correlate(x, g, shape)
     patches = _Patches(_padded(x, shape), shape, g.shape[2:])
     last = g.movedim(1, -1)
     inner, outer = shape.taps * patches.channels, g.shape[1] // groups
