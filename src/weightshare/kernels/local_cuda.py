@@ -59,11 +59,8 @@ def _forward(
         tap, c = k // IN, k % IN
         h, v = first_h + tap // TAPS_W * DILATION_H, first_w + tap % TAPS_W * DILATION_W
         inside = (k < TAPS_H * TAPS_W * IN) & (h >= 0) & (h < height) & (v >= 0) & (v < width)
-        seen = tl.load(
-            x_rows[:, None] + (h * x_h + v * x_w + c * x_c)[None, :],
-            mask=(n < batch)[:, None] & inside[None, :],
-            other=0.0,
-        )
+        there = h * x_h + v * x_w + c * x_c
+        seen = tl.load(x_rows[:, None] + there[None, :], mask=(n < batch)[:, None] & inside[None, :], other=0.0)
         kernel = tl.load(w_columns[None, :] + (k * w_k)[:, None], mask=inside[:, None] & (o < OUT)[None, :], other=0.0)
         total = tl.dot(seen, kernel, total, input_precision=PRECISION)
     into = out + n.to(tl.int64)[:, None] * out_n + position.to(tl.int64) * out_p + (group * OUT + o)[None, :] * out_c
@@ -108,11 +105,8 @@ def _spread(
         h, v = away_h // STRIDE_H, away_w // STRIDE_W
         inside = (k < SEEN_H * SEEN_W * OUT) & (tap_h < TAPS_H) & (tap_w < TAPS_W)
         inside = inside & (away_h >= 0) & (h < positions_h) & (away_w >= 0) & (v < positions_w)
-        held = tl.load(
-            g_rows[:, None] + (h * g_h + v * g_w + o * g_c)[None, :],
-            mask=(n < batch)[:, None] & inside[None, :],
-            other=0.0,
-        )
+        there = h * g_h + v * g_w + o * g_c
+        held = tl.load(g_rows[:, None] + there[None, :], mask=(n < batch)[:, None] & inside[None, :], other=0.0)
         tap = (tap_h * TAPS_W + tap_w) * IN
         lies = h.to(tl.int64) * w_h + v.to(tl.int64) * w_w + tap * w_k + o * w_o
         kernel = tl.load(w_columns[None, :] + lies[:, None], mask=inside[:, None] & (c < IN)[None, :], other=0.0)
@@ -144,9 +138,9 @@ def _correlate(
     total = tl.zeros([BLOCK_K, BLOCK_O], dtype=tl.float32)
     for start in range(0, batch, BLOCK_N):
         n = (start + tl.arange(0, BLOCK_N)).to(tl.int64)
-        held = tl.load(
-            g_places[None, :] + (n * g_n)[:, None], mask=(n < batch)[:, None] & (o < OUT)[None, :], other=0.0
-        )
+        rows = n < batch
+        seen = tl.load(x_places[:, None] + (n * x_n)[None, :], mask=inside[:, None] & rows[None, :], other=0.0)
+        held = tl.load(g_places[None, :] + (n * g_n)[:, None], mask=rows[:, None] & (o < OUT)[None, :], other=0.0)
         total = tl.dot(seen, held, total, input_precision=PRECISION)
     into = out + place.to(tl.int64) * (TAPS_H * TAPS_W * IN * OUT) + k[:, None] * OUT + o[None, :]
     tl.store(into, total.to(out.dtype.element_ty), mask=(k < TAPS_H * TAPS_W * IN)[:, None] & (o < OUT)[None, :])

@@ -197,8 +197,9 @@ def _forward(x: Tensor, w: Tensor, shape: Geometry) -> Tensor:
 def _turned(w: Tensor, size: Sequence[int], shape: Geometry) -> Tensor:
     """The kernels by which each number of the input reads the gradient, taps backwards.
 
-    They have shape `(*size, groups, taps·out, in)`. There are as many numbers in it as in the kernels whatever the batch is, so turning them costs less than adding
-    overlapping patches of a large batch; and in half precision every sum is one accumulation.
+    They have shape `(*size, groups, taps·out, in)`: as many numbers as the kernels have, whatever the batch is, so
+    turning them costs less than adding overlapping patches of a large batch; and in half precision every sum is one
+    accumulation.
     """
     taps, outer = shape.taps, w.shape[-1]
     turned = w.new_zeros(*size, w.shape[-3], taps * outer, w.shape[-2] // taps)
