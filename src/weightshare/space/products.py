@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from weightshare import kernels
 
-CHUNK_BYTES = {"cpu": 1 << 22}
+CHUNK_BYTES = {"cpu": 1 << 21}
 """Bytes of patches that are gathered at a time: as much as stays in a core's cache. Elsewhere `LARGE`."""
 LARGE = 1 << 28
 GATHER_FROM = 128
