@@ -214,7 +214,8 @@ def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str
     """What sleep moves: for each layer the parameters that positions have parts of, each once, but the frozen ones.
 
     Raises:
-        SpecError: If all of a layer that a pattern names is frozen, or all layers are; or a weight is made from others.
+        SpecError: If all of a layer that a pattern names is frozen, or all layers are; or a weight is made from others,
+            or sharded.
     """
     found: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -223,6 +224,11 @@ def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str
             parts = own(layer)
         except SpecError as error:
             raise SpecError(f"Sleep on '{path}': {error}") from error
+        if any(type(one.data).__name__ == "DTensor" for one in parts):  # by name: else all of distributed is loaded
+            raise SpecError(
+                f"Sleep: '{path}.weight' is sharded over processes, so that none holds all positions that share. Train "
+                "with DistributedDataParallel, or leave the layer out of fully_shard and of where=."
+            )
         if where is not None and not any(one.requires_grad for one in parts):
             raise SpecError(f"Sleep: '{path}' is frozen: no step changes it. Leave it out of where={describe(where)}.")
         found[path] = [one for one in parts if one.requires_grad and id(one) not in seen]

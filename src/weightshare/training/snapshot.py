@@ -188,9 +188,8 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
-        if set(row) not in ({*ROW, *a, *b} for a in ((), SHARED) for b in ((), NOISE)) or not all(
-            _finite(value) for value in row.values()
-        ):
+        known = [{*ROW, *shared, *noise} for shared in ((), SHARED) for noise in ((), NOISE)]
+        if set(row) not in known or not all(_finite(value) for value in row.values()):
             raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
     counts = [row["epoch"] for row in progress.history]
     whole = type(progress.step) is int and 0 <= progress.step < run["steps"]
