@@ -74,7 +74,7 @@ def draw_divergence(
 def curve(rate: float, seed: int, data: str, data_dir: str | None, steps: int = STEPS) -> Curve:
     """`−log SNR_w` after each step, `None` where it is −∞."""
     settings = config("lc-ws10", seed, "unused", data, data_dir)
-    images = settings.prepare(load_data(settings.data, settings.data_dir))
+    images = load_data(settings.data, settings.data_dir)
     # As many images as the steps need, so that one epoch is all of them.
     share = min(1.0, steps * settings.train.batch_size / len(images.train))
     images = replace(settings.prepare, fraction=share)(images)
