@@ -8,7 +8,7 @@ so the same code serves 1, 2 and 3 dimensions, transposed layers and the patches
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
