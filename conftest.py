@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 # Kernels whose compiler is not installed have no examples to run.
-COMPILERS = {"numba": "cpu.py", "triton": "cuda.py"}
-collect_ignore = [f"src/weightshare/kernels/{file}" for name, file in COMPILERS.items() if find_spec(name) is None]
+COMPILERS = {"cpu.py": "numba", "cuda.py": "triton", "local_cuda.py": "triton"}
+collect_ignore = [f"src/weightshare/kernels/{file}" for file, name in COMPILERS.items() if find_spec(name) is None]
 
 
 @pytest.fixture(autouse=True)

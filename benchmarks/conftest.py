@@ -59,3 +59,16 @@ def against(benchmark, request):
         return ratio
 
     return measure
+
+
+@pytest.fixture
+def measured(benchmark, request):
+    """Put numbers that are no times into the JSON of the run, under the name of the benchmark."""
+
+    def keep(**numbers):
+        benchmark.pedantic(lambda: None, rounds=1)
+        benchmark.extra_info.update(numbers)
+        request.config.stash[MEASURED][benchmark.name] = numbers
+        print(f"\n{benchmark.name}: {numbers}")
+
+    return keep

@@ -20,7 +20,11 @@ def rebuilt(path: str | Path) -> dict[str, Tensor]:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         recipes = json.loads(file.metadata()["weightshare"]).get("recipes", {})
     for name, recipe in recipes.items():
+        if recipe["rule"] == "W = A·T":
+            templates, coefficients = held.pop(f"{name}.templates"), held.pop(f"{name}.coefficients")
+            held[name] = (coefficients @ templates.flatten(1)).view(recipe["shape"])
+            continue
         codebook, packed = held.pop(f"{name}.codebook"), held.pop(f"{name}.index")
-        count = torch.Size(recipe["shape"]).numel()
+        count = torch.Size(recipe["shape"]).numel() // codebook[0].numel()
         held[name] = codebook[unpacked(packed, recipe["bits"], count)].view(recipe["shape"])
     return held

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from weightshare.space.local import LocallyConnected1d, LocallyConnected2d
+
 
 class Case(NamedTuple):
     """A module and an input that it takes."""
@@ -322,6 +324,23 @@ def subclass() -> Case:
     return case
 
 
+def local_images() -> Case:
+    """Locally connected layers among convolutions and norms."""
+    blocks = [
+        nn.Sequential(LocallyConnected2d(3, 3, 3, (5, 7), padding=1), nn.Tanh(), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+        for _ in range(4)
+    ]
+    return Case(nn.Sequential(*blocks), torch.randn(2, 3, 5, 7))
+
+
+def local_rows() -> Case:
+    """Locally connected layers of one dimension, in groups, with a bias at each position, which is drawn too."""
+    layers = [LocallyConnected1d(6, 6, 3, 11, padding=1, groups=3, bias="position") for _ in range(4)]
+    for layer in layers:
+        nn.init.normal_(layer.bias)
+    return Case(nn.Sequential(*layers, nn.Linear(11, 5)), torch.randn(2, 6, 11))
+
+
 SHAREABLE: dict[str, Callable[[], Case]] = {
     make.__name__: make
     for make in (
@@ -356,5 +375,8 @@ SHAREABLE: dict[str, Callable[[], Case]] = {
 UNUSUAL: dict[str, Callable[[], Case]] = {make.__name__: make for make in (frozen, complex_weights, lazy)}
 """Parts frozen; complex numbers; and one that cannot be shared before its first batch."""
 
-ZOO: dict[str, Callable[[], Case]] = {**SHAREABLE, **UNUSUAL}
+LOCAL: dict[str, Callable[[], Case]] = {make.__name__: make for make in (local_images, local_rows)}
+"""Those that have local layers, of this library, so that they fold into another class."""
+
+ZOO: dict[str, Callable[[], Case]] = {**SHAREABLE, **UNUSUAL, **LOCAL}
 """All of them."""

@@ -11,7 +11,7 @@ ws.save(ws.fold(model), "small.safetensors")
 
 from typing import TYPE_CHECKING
 
-from weightshare.analysis.report import Report, report
+from weightshare.analysis.report import report
 from weightshare.depth.fuse import first, mean, weighted_mean
 from weightshare.depth.tie import Tie
 from weightshare.depth.topology import back, front, middle, random, sequential, strided, uniform
@@ -22,6 +22,7 @@ from weightshare.planning import Plan
 from weightshare.sharing import Assignment
 from weightshare.space.lattice import Lattice
 from weightshare.space.local import LocallyConnected1d, LocallyConnected2d, LocallyConnected3d
+from weightshare.space.lowrank import LowRank
 from weightshare.space.plasticity import Hebbian
 from weightshare.space.sleep import Sleep
 from weightshare.values.binned import prox_pairwise_binned
@@ -44,10 +45,10 @@ __all__ = [
     "LocallyConnected1d",
     "LocallyConnected2d",
     "LocallyConnected3d",
+    "LowRank",
     "Plan",
     "Proximal",
     "Ramp",
-    "Report",
     "SharingError",
     "Sleep",
     "Tie",

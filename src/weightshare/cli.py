@@ -114,6 +114,12 @@ def train(
             "repeats=4."
         ),
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Give each position of the convolutions a kernel of its own.")
+    ] = False,
+    keep_first: Annotated[int | None, typer.Option(help="Of --local: how many of the first stay convolutions.")] = None,
+    sleep: Annotated[int | None, typer.Option(help="Share kernels of positions after every so many steps.")] = None,
+    sleep_mode: Annotated[str | None, typer.Option(help="Of --sleep: instant or hebbian.")] = None,
     init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
@@ -144,10 +150,12 @@ def train(
     share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
     recipe = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
     recipe |= _given(channels_last=channels_last, schedule=schedule)
+    recipe |= {"sleep": [_given(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
     recipe |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
+    options |= {"localise": [_given(keep_first=keep_first)] if local or keep_first is not None else None}
     options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
         config = Path(out) / CONFIG  # go on with the run that is there
@@ -237,17 +245,20 @@ def demo(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="4A, 4B, 5A or 5B, of Pogodin 2021.")],
+    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021.")],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
         "results"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
     input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
+    data: Annotated[str | None, typer.Option(help="Of figure 6: images to train on, cifar10 by default.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Simulate a figure of a paper again: its curves beside theory, as numbers and as a picture."""
+    """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
     from weightshare.experiments.figures import figure as make_figure
 
-    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean)
+    options = _given(data=data, data_dir=data_dir)
+    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)
     print(f"{numbers}\n\nPicture: {picture}")
 
 

@@ -165,7 +165,7 @@ def _without_decay(model: nn.Module, found: Sequence[Site]) -> set[str]:
     listed = _listed_by_model(model)
     chosen = set()
     for site in found:
-        last = [name.rpartition(".")[2] for name in site.names]
+        last = [name.rpartition(".")[2] for name in map(_as_read, site.names)]
         norm = in_norm(site) or ("Norm" in type(model).__name__ and "." not in site.path)
         bias = any(name == "bias" or name.startswith("bias_") or name.endswith("_bias") for name in last)
         vector = sum(length > 1 for length in site.shape) <= 1
@@ -174,6 +174,13 @@ def _without_decay(model: nn.Module, found: Sequence[Site]) -> set[str]:
         if norm or bias or (vector and not layer) or not listed.isdisjoint(site.names):
             chosen.add(site.path)
     return chosen
+
+
+def _as_read(path: str) -> str:
+    """The path of the weight that a parametrization makes of a stored one, where it makes it of that alone."""
+    parent, _, name = path.rpartition(".")
+    above, _, made = parent.rpartition(".")
+    return made if name == "original" and above.rpartition(".")[2] == "parametrizations" else path
 
 
 def _listed_by_model(model: nn.Module) -> set[str]:

@@ -7,21 +7,20 @@ module; by them a report, a file or `retie_` knows what ought to be shared. Two 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
-import math
 from typing import Any, Self
 import warnings
 
-import torch
 from torch import nn
 
 from weightshare._table import render, run_text
 from weightshare._typing import Where
 from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SpecError
-from weightshare.sharing import MOST_CLUSTERS, Assignment, Clusters, Group, LeftOut, Part, Spec
+from weightshare.parts import Part
+from weightshare.sharing import Group, LeftOut, Spec
 from weightshare.surgery import count as counting
 from weightshare.surgery import edit, sites
 
@@ -129,7 +128,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text; `Plan.from_json` reads it back as an equal plan."""
-        groups = [_entry(group) for group in self.groups]
+        groups = [group.entry() for group in self.groups]
         data = {
             "format": FORMAT,
             "spec": self.spec.to_dict(),
@@ -157,7 +156,7 @@ class Plan:
             spec = Part.from_dict(data["spec"])
             if not isinstance(spec, Spec):
                 raise FileError(f"{type(spec).__name__} in the plan is no spec.")
-            groups = tuple(_group_from(entry, spec.kind) for entry in data["groups"])
+            groups = tuple(spec.kind.from_entry(entry) for entry in data["groups"])
             numbers = (int(data["stored_before"]), int(data["bytes_before"]))
             items = [item for group in groups for item in group.items]
             if not items or len(set(items)) != len(items) or min(numbers) < 0:
@@ -279,29 +278,3 @@ def signature(found: Sequence[sites.Site]) -> str:
 
 def _listed(paths: Sequence[str]) -> str:
     return run_text(paths, 8) + (" (all are in plan.left_out)" if len(paths) > 8 else "")
-
-
-def _entry(group: Group) -> dict[str, Any]:
-    common = {"name": group.name, "items": group.items, "shape": group.shape, "dtype": group.dtype}
-    if isinstance(group, Clusters):
-        return {**common, "clusters": group.clusters}
-    return {**common, "slots": group.assignment.labels.tolist()}
-
-
-def _group_from(entry: Mapping[str, Any], kind: type[Group]) -> Group:
-    items = tuple(str(item) for item in entry["items"])
-    labels = [0] if kind is Clusters else list(entry["slots"])
-    if len(items) != len(labels) or len(set(items)) != len(items):
-        raise FileError(f"Group {entry['name']!r} of the plan has {len(items)} items and {len(labels)} slots.")
-    dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-    if not isinstance(vars(torch).get(dtype), torch.dtype):  # vars, since getattr would import what a file names
-        raise FileError(f"Group {entry['name']!r} of the plan has dtype {dtype!r}, which torch does not know.")
-    if any(length < 0 for length in shape) or math.prod(shape) >= 2**62:
-        raise FileError(f"Group {entry['name']!r} of the plan has shape {shape}, which no tensor has.")
-    common = (str(entry["name"]), items, shape, dtype, Assignment.of(labels))
-    if kind is not Clusters:
-        return Group(*common)
-    clusters = entry["clusters"]
-    if type(clusters) is not int or not 1 <= clusters <= min(MOST_CLUSTERS, math.prod(shape)):
-        raise FileError(f"Group {entry['name']!r} of the plan has {clusters!r} clusters for a weight of shape {shape}.")
-    return Clusters(*common, clusters)

@@ -19,16 +19,16 @@ as one attribute of the root module, by which a report, a file or `retie_` knows
 holds names, so it survives copies and moves.
 
 **Two kinds of items.** Where items are whole weights, an assignment has as many labels as the network has layers, and
-a plan holds it: a `Group`. Where items are the scalars of one weight, there are as many labels as numbers: they are a
-tensor, so they live in the model, and a plan holds their count alone: `Clusters`, which is a `Group` of one weight. How
-the slots of a group get into a model and out again is known to its spec (`share_`, `unshare_`, `fold_`), so a plan need
-not know what kind its groups are of.
+a plan holds it: a `Group`. Where items are parts of one weight, its scalars or its kernels at positions, there are as
+many labels as parts: they are a tensor, so they live in the model, and a plan holds their count alone: `Decoded`, a
+`Group` of one weight, such as `Clusters`. How the slots of a group get into a model and out again is known to its spec
+(`share_`, `unshare_`, `fold_`), and how it is written to its kind, so a plan need not know what kind its groups are of.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 import math
 from typing import Any, ClassVar, Self
 
@@ -37,10 +37,13 @@ from torch import Tensor, nn
 
 from weightshare._table import run_text, shape_text
 from weightshare.errors import FileError, SpecError
+from weightshare.parts import Part
 from weightshare.surgery import edit, sites
 
 MOST_CLUSTERS = 2**16
 """An index takes at most 16 bits."""
+LOOKUP, MIXTURE = "W = C[I]", "W = A·T"
+"""The rules by which files make a weight: rows of a codebook by labels; templates mixed by coefficients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +167,82 @@ class Group:
         """What a printed plan says below the table, or nothing."""
         return ""
 
+    def entry(self) -> dict[str, Any]:
+        """What a plan's JSON says of it: what all kinds have, and what is its own."""
+        common = {"name": self.name, "items": self.items, "shape": self.shape, "dtype": self.dtype}
+        return {**common, **self._own_entry()}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Self:
+        """Read what `entry` gave, out of a file that is not to be trusted.
+
+        Raises:
+            FileError: If no group can be so. What is missing raises as Python says.
+        """
+        items = tuple(str(item) for item in entry["items"])
+        labels = cls._labels(entry)
+        if len(items) != len(labels) or len(set(items)) != len(items):
+            raise FileError(f"Group {entry['name']!r} of the plan has {len(items)} items and {len(labels)} slots.")
+        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+        if not isinstance(vars(torch).get(dtype), torch.dtype):  # vars, since getattr would import what a file names
+            raise FileError(f"Group {entry['name']!r} of the plan has dtype {dtype!r}, which torch does not know.")
+        if any(length < 0 for length in shape) or math.prod(shape) >= 2**62:
+            raise FileError(f"Group {entry['name']!r} of the plan has shape {shape}, which no tensor has.")
+        return cls(str(entry["name"]), items, shape, dtype, Assignment.of(labels), **cls._own_fields(entry, shape))
+
+    def _own_entry(self) -> dict[str, Any]:
+        return {"slots": self.assignment.labels.tolist()}
+
+    @classmethod
+    def _labels(cls, entry: Mapping[str, Any]) -> list[int]:
+        return list(entry["slots"])
+
+    @classmethod
+    def _own_fields(cls, entry: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+        """The fields that this kind adds, checked."""
+        return {}
+
 
 @dataclass(frozen=True)
-class Clusters(Group):
+class Decoded(Group):
+    """One weight that a parametrization of torch makes from two stored tensors at every read; abstract.
+
+    The first is the parametrization's original, a parameter with the slots. The second is the decoder's own: a buffer
+    of labels, or a parameter of coefficients. `name` is the weight's path, and `items` holds it alone.
+    """
+
+    rule: ClassVar[str]
+    """How files name what makes it."""
+    second: ClassVar[str]
+    """What the decoder calls its own tensor."""
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """None: no two paths become one parameter."""
+        return ()
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """What the two stored tensors are called in a state dict."""
+        return sites.decoded_names(self.items[0], self.second)
+
+    @property
+    def stored_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of the two stored tensors."""
+        raise NotImplementedError
+
+    @property
+    def index_memory(self) -> int:
+        """Bytes of labels in memory, if there are any."""
+        return 0
+
+    @classmethod
+    def _labels(cls, entry: Mapping[str, Any]) -> list[int]:
+        return [0]
+
+
+@dataclass(frozen=True)
+class Clusters(Decoded):
     """The scalars of one weight, which read the values of a codebook: `W = C[I]`.
 
     Args:
@@ -180,6 +256,8 @@ class Clusters(Group):
 
     clusters: int
 
+    rule: ClassVar[str] = LOOKUP
+    second: ClassVar[str] = "index"
     columns: ClassVar[tuple[str, ...]] = (
         *("group", "weight", "stored before", "after"),
         *("bits", "index in memory", "on file: codebook", "+ index", "dense"),
@@ -191,9 +269,8 @@ class Clusters(Group):
         return self.clusters
 
     @property
-    def ties(self) -> tuple[tuple[str, ...], ...]:
-        """None: no two paths become one parameter."""
-        return ()
+    def stored_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self.clusters,), self.shape
 
     @property
     def bits(self) -> int:
@@ -226,6 +303,22 @@ class Clusters(Group):
             "labels after."
         )
 
+    def _own_entry(self) -> dict[str, Any]:
+        return {"clusters": self.clusters}
+
+    @classmethod
+    def _own_fields(cls, entry: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+        most = min(MOST_CLUSTERS, math.prod(shape))
+        return {"clusters": expect_count(entry, "clusters", most, f"a weight of shape {shape}")}
+
+
+def expect_count(entry: Mapping[str, Any], name: str, most: int, what: str) -> int:
+    """A count of a group in a plan's JSON, refused where it is none, or impossible for what it counts."""
+    found = entry[name]
+    if type(found) is not int or not 1 <= found <= most:
+        raise FileError(f"Group {entry['name']!r} of the plan has {found!r} {name} for {what}.")
+    return found
+
 
 def index_bits(clusters: int) -> int:
     """Bits that tell so many values apart, at least 1."""
@@ -243,45 +336,6 @@ class LeftOut:
 
     path: str
     reason: str
-
-
-class Part(ABC):  # noqa: B024 - its children are abstract
-    """A frozen dataclass that a plan can write as JSON: `{"ClassName": {field: value}}`.
-
-    Reading looks the name up among the classes that are imported, so a file can never make Python import or run
-    anything, and a class of your own is readable once its module is imported.
-    """
-
-    def __repr__(self) -> str:
-        """The call that makes it, without the fields that have their default."""
-        assert is_dataclass(self)
-        given = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{self._name()}({', '.join(f'{name}={value!r}' for name, value in given)})"
-
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def to_dict(self) -> dict[str, Any]:
-        assert is_dataclass(self)
-        return {type(self).__name__: {field.name: _plain(getattr(self, field.name)) for field in fields(self)}}
-
-    @staticmethod
-    def from_dict(data: object) -> "Part":
-        if not isinstance(data, Mapping) or len(data) != 1:
-            raise FileError(f"A spec in a plan needs the form {{name: fields}}, got {data!r}.")
-        ((name, values),) = data.items()
-        known: dict[str, Any] = {}
-        for cls in _subclasses(Part):
-            if is_dataclass(cls):
-                known.setdefault(cls.__name__, cls)  # the first one, so that a later namesake does not take its place
-        if name not in known or not isinstance(values, Mapping):
-            raise FileError(
-                f"The plan needs {name!r}, which is not among {sorted(known)}. Import the module that has it."
-            )
-        allowed = {field.name for field in fields(known[name])}
-        if not set(values) <= allowed:
-            raise FileError(f"{name} in the plan has fields {sorted(values)}, this version knows {sorted(allowed)}.")
-        return known[name](**{key: _unplain(value) for key, value in values.items()})
 
 
 class Spec(Part):
@@ -330,22 +384,6 @@ def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:
             raise SpecError(
                 f"Slot {expected} has no reader in {list(labels)}: every slot from 0 to the largest needs one."
             )
-
-
-def _subclasses(cls: type) -> Iterator[type]:
-    for child in cls.__subclasses__():
-        yield child
-        yield from _subclasses(child)
-
-
-def _plain(value: Any) -> Any:
-    return value.to_dict() if isinstance(value, Part) else list(value) if isinstance(value, tuple) else value
-
-
-def _unplain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return Part.from_dict(value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _span(group: Group) -> str:

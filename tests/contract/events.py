@@ -45,5 +45,5 @@ EVENTS: dict[str, Event] = {
 TOGETHER: dict[str, Event] = {two_processes.ddp.__name__: two_processes.ddp}
 """Run in two processes, which are started once for all cells."""
 
-SLOW: dict[str, tuple[Event, tuple[str, ...]]] = {"inductor": (training_events.inductor, ("chain",))}
+SLOW: dict[str, tuple[Event, tuple[str, ...]]] = {"inductor": (training_events.inductor, ("chain", "local_images"))}
 """Run behind the marker `slow`, on the modules named."""

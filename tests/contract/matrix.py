@@ -8,7 +8,7 @@ from tests.contract import two_processes
 from tests.contract.events import EVENTS, SLOW, TOGETHER
 from tests.contract.outcomes import Outcome, attempt
 from tests.contract.refusals import declared
-from tests.contract.specs import SPECS
+from tests.contract.specs import SPECS, modules
 from tests.contract.trial import Trial
 from tests.zoo import ZOO
 
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
 def cells() -> Iterator[Cell]:
     """Every cell but the slow ones."""
     for spec in SPECS:
-        for module in ZOO:
+        for module in modules(spec):
             for event in (*EVENTS, *TOGETHER):
                 yield Cell(spec, module, event)
 
@@ -35,8 +35,8 @@ def cells() -> Iterator[Cell]:
 def slow_cells() -> Iterator[Cell]:
     """Those behind the marker."""
     for spec in SPECS:
-        for event, (_, modules) in SLOW.items():
-            for module in modules:
+        for event, (_, chosen) in SLOW.items():
+            for module in (name for name in chosen if name in modules(spec)):
                 yield Cell(spec, module, event)
 
 

@@ -32,9 +32,18 @@ REFUSALS: tuple[Refusal, ...] = (
     # Events of ties, of which this spec makes none.
     Refusal("clusters", "*", "retie", r"^NothingTied"),
     Refusal("clusters", "*", "owners_only", r"^NothingTied"),
+    Refusal("lattice", "*", "retie", r"^NothingTied"),
+    Refusal("lattice", "*", "owners_only", r"^NothingTied"),
+    Refusal("low rank", "*", "retie", r"^NothingTied"),
+    Refusal("low rank", "*", "owners_only", r"^NothingTied"),
+    Refusal("low rank", "*", "conflict", r"^NothingTied"),
+    # Local layers whose kernels differ are no convolution, whatever shares: classes of a lattice do differ.
+    Refusal("*", "local_*", "fold", r"^ModelChanged: Kernels of \d local layers differ from their mean"),
     # Torch's own limits, which the module meets unshared as well.
     Refusal("*", "parametrized", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
     Refusal("clusters", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
+    Refusal("lattice", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
+    Refusal("low rank", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
     Refusal("*", "complex_weights", "amp_*", r"^TorchRefuses: .*not implemented for 'ComplexFloat'"),
     Refusal("*", "*used_twice", "functional", r"^TorchRefuses: functional_call leaves its own numbers .*#86708"),
     # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.

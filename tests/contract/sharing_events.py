@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import copy
 import io
-from itertools import chain
 from pathlib import Path
 import tempfile
 from typing import Any
@@ -15,15 +14,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tests.contract.by_hand import KINDS
 from tests.contract.trial import (
     Shared,
     TorchRefuses,
     Trial,
     check_shared,
-    clusters,
     copies,
-    decoded,
+    dense,
+    expected,
     gradients,
+    made,
     merged,
     multiple,
     numbers,
@@ -36,10 +37,8 @@ from tests.reading import rebuilt
 from tests.support import bits, output, state
 import weightshare as ws
 from weightshare.errors import ModelChanged, OptimizerMismatch, SharingError
-from weightshare.sharing import Clusters, Group, Spec
+from weightshare.sharing import Decoded, Group, Spec
 from weightshare.surgery import edit
-from weightshare.values import codebook
-from weightshare.values.codebook import names
 
 
 class Late(Exception):
@@ -51,8 +50,7 @@ def apply(trial: Trial) -> None:
     shared, twin = trial.shared(), trial.fresh().model
     check_shared(shared.model, shared)
     for group in shared.plan.groups:
-        values = decoded(trial.spec, group, [twin.get_parameter(path).detach() for path in group.items])
-        for path, value in zip(group.items, values, strict=True):
+        for path, value in zip(group.items, expected(trial.spec, group, twin), strict=True):
             assert bits(read(shared.model, path)) == bits(value), path
     stored = sum(tensor.numel() for tensor in shared.model.parameters())
     assert shared.plan.stored_after == stored < shared.plan.stored_before
@@ -60,7 +58,7 @@ def apply(trial: Trial) -> None:
 
 def late_failure(trial: Trial) -> None:
     """An apply that fails late, in any of four ways, leaves objects, numbers and gradients as they were."""
-    last_edit = _last_decode if trial.spec.kind is Clusters else _last_put
+    last_edit = _last_decode if issubclass(trial.spec.kind, Decoded) else _last_put
     for error, spoiled in ((Late, _raises), (SharingError, _gives_garbage), (Late, last_edit), (Late, _last_note)):
         model, example = trial.fresh()
         plan = ws.plan(model, trial.spec)
@@ -86,7 +84,7 @@ def _raises(trial: Trial, plan: ws.Plan) -> Iterator[None]:
 @contextmanager
 def _gives_garbage(trial: Trial, plan: ws.Plan) -> Iterator[None]:
     """The last group gets slots of a shape that does not fit it."""
-    owner, name = (codebook, "find_clusters") if trial.spec.kind is Clusters else (type(trial.spec), "slot_values")
+    owner, name = type(trial.spec), "find" if issubclass(trial.spec.kind, Decoded) else "slot_values"
     honest, left = getattr(owner, name), len(plan.groups)
 
     def garbage(*arguments: Any) -> Any:
@@ -147,13 +145,9 @@ def unshare(trial: Trial) -> None:
     gradients(shared.model, shared.example)
     optimizer.step()
     for group in shared.plan.groups:
-        values = [tuple(read(shared.model, path).reshape(-1).tolist()) for path in group.items]
-        apart |= len(set(chain(*values)) if isinstance(group, Clusters) else set(values)) > _slots(group)
+        kind = KINDS[type(group)]
+        apart |= kind.different(group, shared.model) > kind.slots(group)
     assert apart
-
-
-def _slots(group: Group) -> int:
-    return group.clusters if isinstance(group, Clusters) else group.assignment.slots
 
 
 def retie(trial: Trial) -> None:
@@ -197,7 +191,8 @@ def check_plain(model: nn.Module, trial: Trial) -> None:
     output(plain, trial.fresh().example)
     for (path, module), (_, wanted) in zip(model.named_modules(), plain.named_modules(), strict=True):
         assert type(module).__qualname__ == type(wanted).__qualname__, path
-        assert not type(module).__module__.startswith("weightshare"), path
+        own = type(module).__module__.startswith("weightshare")
+        assert not own or type(module) is type(wanted), path  # a local layer was there before
         assert sorted(vars(module)) == sorted(vars(wanted)), path
         assert _hooks(module) == _hooks(wanted), path
         assert not [value for value in vars(module).values() if type(value).__module__.startswith("weightshare")], path
@@ -227,12 +222,12 @@ def file(trial: Trial) -> None:
 def torch_alone(trial: Trial) -> None:
     """A file of ours, which has each slot once, is read by safetensors alone into a network that is tied by hand."""
     shared, twin = trial.shared(), trial.fresh(seed=1).model
-    if clusters(shared.plan):
+    if made(shared.plan):
         with tempfile.TemporaryDirectory() as folder:
             ws.save(shared.model, Path(folder) / "m.safetensors")
             held = rebuilt(Path(folder) / "m.safetensors")
         twin.load_state_dict(held, strict=False)  # further names of a tensor are in the metadata
-        assert numbers(twin) == numbers(ws.fold(shared.model))
+        assert numbers(twin) == {name: bits(tensor) for name, tensor in dense(shared.model, shared.plan).items()}
         return
     for tie in multiple(shared.plan):
         for path in tie[1:]:
@@ -280,7 +275,7 @@ def check_independent(twin: nn.Module, shared: Shared, trial: Trial) -> None:
     assert not {t.data_ptr() for t in twin.parameters()} & {t.data_ptr() for t in shared.model.parameters()}
     alone = trial.fresh().model
     alone.load_state_dict(copies(alone), assign=True)
-    labels = {names(group.name)[1] for group in clusters(shared.plan)}
+    labels = {group.keys[1] for group in made(shared.plan)}
     twin.load_state_dict({n: t if n in labels else t + 1 for n, t in copies(twin).items()}, assign=True)
     check_shared(twin, shared, shared.after(partition(alone)))
     assert numbers(twin) != numbers(shared.model)

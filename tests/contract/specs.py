@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tests.zoo import LOCAL, ZOO, Case
 import weightshare as ws
 from weightshare.sharing import Spec
 
@@ -10,5 +11,16 @@ SPECS: dict[str, Callable[[], Spec]] = {
     "random thirds, mean": lambda: ws.Tie(rate=3, order=ws.random(7), fuse=ws.mean),
     "back, strided": lambda: ws.Tie(rate=2, order=ws.strided, spread=ws.back),
     "clusters": lambda: ws.Codebook(clusters=3),
+    "lattice": lambda: ws.Lattice(),
+    "low rank": lambda: ws.LowRank(rank=2),
 }
-"""Neighbours that share; distant readers and fused numbers; and slots of one reader beside shared ones."""
+"""Neighbours that share; distant readers and fused numbers; slots of one reader beside shared ones; and what is inside
+one weight: its scalars, classes of its positions, mixtures at its positions."""
+
+OF_POSITIONS = ("lattice", "low rank")
+"""Those that are about local layers alone."""
+
+
+def modules(spec: str) -> dict[str, Callable[[], Case]]:
+    """The modules of the zoo that a spec is tried on."""
+    return LOCAL if spec in OF_POSITIONS else ZOO

@@ -11,22 +11,22 @@ from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
+from tests.contract.by_hand import KINDS
 from tests.contract.trial import (
     TorchRefuses,
     Trial,
     check_close,
     check_shared,
-    clusters,
     dense,
     gradients,
     loss,
+    made,
     or_refused_unshared,
     partition,
     slots,
 )
 from tests.support import bits, output, same_bits
 import weightshare as ws
-from weightshare.values.codebook import names
 
 STEPS = 3
 
@@ -52,18 +52,14 @@ def steps(trial: Trial) -> None:
 
 def gradient(trial: Trial) -> None:
     """A slot's gradient is the sum of its readers' in a twin that is not shared and holds equal numbers; of a codebook
-    it is their mean."""
+    it is their mean, and of templates and coefficients what the product gives."""
     shared, twin = trial.shared(), trial.fresh(seed=1).model
     twin.load_state_dict(dense(shared.model, shared.plan))
     assert partition(twin) == shared.apart
     found, own = gradients(shared.model.eval(), shared.example), gradients(twin.eval(), shared.example)
     wanted = {}
-    for group in clusters(shared.plan):
-        value_name, label_name = names(group.name)
-        labels, numbers = shared.model.state_dict()[label_name], own.pop(group.name)
-        members = [labels == label for label in range(group.clusters)]
-        mean = None if numbers is None else torch.stack([numbers[chosen].double().mean() for chosen in members])
-        own[value_name] = None if mean is None else mean.to(numbers.dtype)
+    for group in made(shared.plan):
+        own |= KINDS[type(group)].gradients(group, shared.model.state_dict(), own.pop(group.name))
     for tied in shared.ties:
         objects = dict(twin.named_parameters(remove_duplicate=False))
         once = {id(objects.get(name)): own[name] for name in tied}  # its own ties have one gradient

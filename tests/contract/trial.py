@@ -11,9 +11,7 @@ from tests.support import bits, state
 from tests.zoo import Case
 import weightshare as ws
 from weightshare.errors import SharingError
-from weightshare.sharing import Clusters, Group, Spec
-from weightshare.values.clusters import find_clusters
-from weightshare.values.codebook import names
+from weightshare.sharing import Decoded, Group, Spec
 
 Result = TypeVar("Result")
 Partition = frozenset[frozenset[str]]
@@ -93,26 +91,26 @@ def _expected(model: nn.Module, planned: Partition) -> Partition:
 def multiple(plan: ws.Plan) -> list[tuple[str, ...]]:
     """The slots of a plan that several sites read; an event that unties or compares needs one at least."""
     found = [tie for tie in plan.ties if len(tie) > 1]
-    if clusters(plan):
-        raise NothingTied("this spec shares scalars, so there is nothing to untie")
+    if made(plan):
+        raise NothingTied("this spec shares inside one weight, so there is nothing to untie")
     assert found, "nothing is shared, so the event would test nothing"
     return found
 
 
-def clusters(plan: ws.Plan) -> list[Clusters]:
-    """The weights that a plan makes from codebooks."""
-    return [group for group in plan.groups if isinstance(group, Clusters)]
+def made(plan: ws.Plan) -> list[Decoded]:
+    """The weights that a plan makes from stored numbers: those of codebooks, classes of positions, templates."""
+    return [group for group in plan.groups if isinstance(group, Decoded)]
 
 
 def slots(plan: ws.Plan) -> list[tuple[str, ...]]:
-    """The names of each slot that is read more than once: of ties all their names, of a weight that of its codebook."""
-    return [(names(group.name)[0],) for group in clusters(plan)] or multiple(plan)
+    """The names of each slot that is read more than once: of ties all their names, of a weight that of its slots."""
+    return [(group.keys[0],) for group in made(plan)] or multiple(plan)
 
 
 def keys_after(plan: ws.Plan, keys: Iterable[str]) -> tuple[list[str], set[str]]:
     """Of a state dict's keys those that sharing leaves, in order, and those that it adds."""
-    gone = {group.name for group in clusters(plan)}
-    return [key for key in keys if key not in gone], {name for path in gone for name in names(path)}
+    gone = {group.name for group in made(plan)}
+    return [key for key in keys if key not in gone], {name for group in made(plan) for name in group.keys}
 
 
 def read(model: nn.Module, path: str) -> Tensor:
@@ -121,12 +119,12 @@ def read(model: nn.Module, path: str) -> Tensor:
     return getattr(model.get_submodule(parent), name).detach()
 
 
-def decoded(spec: Any, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What each path of a group is to read, from what it held."""
-    if isinstance(group, Clusters):
-        codebook, index = find_clusters(tensors[0], spec.clusters, spec.init, spec.seed)
-        return [codebook[index.long()]]
-    values = spec.slot_values(group, tensors)
+def expected(spec: Any, group: Group, model: nn.Module) -> list[Tensor]:
+    """What each path of a group is to read, from what a model that is not shared holds."""
+    if isinstance(group, Decoded):
+        stored, second = spec.find(model, group)
+        return [spec.decoder(group, second)(stored).detach()]
+    values = spec.slot_values(group, [model.get_parameter(path).detach() for path in group.items])
     return [values[slot] for slot in group.assignment.labels.tolist()]
 
 
@@ -134,7 +132,7 @@ def dense(model: nn.Module, plan: ws.Plan) -> dict[str, Tensor]:
     """The numbers that a model reads, under the names that it had before it was shared."""
     entries = model.state_dict()
     kept = {name: entries[name] for name in entries.keys() - keys_after(plan, ())[1]}
-    return kept | {group.name: read(model, group.name) for group in clusters(plan)}
+    return kept | {group.name: read(model, group.name) for group in made(plan)}
 
 
 def check_shared(model: nn.Module, shared: Shared, ties: Partition | None = None) -> None:
@@ -142,10 +140,10 @@ def check_shared(model: nn.Module, shared: Shared, ties: Partition | None = None
     assert partition(model) == (shared.ties if ties is None else ties)
     added = keys_after(shared.plan, ())[1]
     assert added <= set(model.state_dict())
-    assert not {group.name for group in clusters(shared.plan)} & set(model.state_dict())
+    assert not {group.name for group in made(shared.plan)} & set(model.state_dict())
     said = ws.report(model)
-    assert len(said.groups) + len(said.codebooks) == len(shared.plan.groups)
-    assert [one.name for one in said.codebooks] == [group.name for group in clusters(shared.plan)]
+    assert len(said.groups) + len(said.codebooks) + len(said.positions) == len(shared.plan.groups)
+    assert [one.name for one in (*said.codebooks, *said.positions)] == [group.name for group in made(shared.plan)]
     assert all(group.intact for group in said.groups)
 
 

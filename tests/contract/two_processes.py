@@ -16,10 +16,9 @@ from torch import nn
 import torch.distributed as dist
 
 from tests.contract.outcomes import Outcome, attempt
-from tests.contract.specs import SPECS
+from tests.contract.specs import SPECS, modules
 from tests.contract.trial import Trial, check_close, check_shared, gradients, or_refused_unshared
 from tests.support import ROOT, bits
-from tests.zoo import ZOO
 import weightshare as ws
 
 RANKS = 2
@@ -79,7 +78,9 @@ def outcomes() -> Found:
                 process.kill()
                 said.append(f"killed after {SECONDS} s\n{process.communicate()[1]}")
         found = [_read(Path(folder) / f"{rank}.json", text) for rank, text in enumerate(said)]
-    return {spec: {module: _worst([rank[spec][module] for rank in found]) for module in ZOO} for spec in SPECS}
+    return {
+        spec: {module: _worst([rank[spec][module] for rank in found]) for module in modules(spec)} for spec in SPECS
+    }
 
 
 def _worst(both: list[Outcome]) -> Outcome:
@@ -90,7 +91,9 @@ def _read(path: Path, said: str) -> Found:
     lost = Outcome("failed", f"The process ended before this cell:\n{said}")
     text = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {
-        spec: {module: Outcome(**text[spec][module]) if module in text.get(spec, {}) else lost for module in ZOO}
+        spec: {
+            module: Outcome(**text[spec][module]) if module in text.get(spec, {}) else lost for module in modules(spec)
+        }
         for spec in SPECS
     }
 
@@ -103,7 +106,7 @@ def main(folder: str, rank: str) -> None:
     dist.init_process_group("gloo", store=store, rank=int(rank), world_size=RANKS, timeout=wait)
     found: dict[str, dict[str, dict[str, str]]] = {spec: {} for spec in SPECS}
     for spec, make_spec in SPECS.items():
-        for module, make in ZOO.items():
+        for module, make in modules(spec).items():
             found[spec][module] = asdict(attempt(ddp, Trial(make, make_spec())))
             Path(folder, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()

@@ -58,7 +58,7 @@ def test_every_setting_was_one_of_the_grid():
 
 @pytest.mark.parametrize(("row", "dataset", "padding"), CELLS, ids=lambda part: str(part))
 def test_every_cell_is_a_configuration(row, dataset, padding):
-    config = paper.plain_config(row, dataset, padding, seed=3, out="runs", data_dir="sets")
+    config = paper.config(row, dataset, padding, seed=3, out="runs", data_dir="sets")
     assert (config.train.epochs, config.train.schedule, config.train.milestones) == (200, "step", [0.5, 0.75])
     assert config.train.batch_size == (256 if dataset == "imagenet" else 512)
     assert (config.train.warmup, config.train.clip, config.precision) == (0.0, None, "16-mixed")
@@ -78,7 +78,7 @@ def test_every_cell_is_a_configuration(row, dataset, padding):
     ],
 )
 def test_what_is_done_to_images(dataset, padding, augment, prepare, source):
-    config = paper.plain_config("conv", dataset, padding, seed=0, out="runs", data_dir="sets")
+    config = paper.config("conv", dataset, padding, seed=0, out="runs", data_dir="sets")
     assert (config.train.augment, config.prepare, config.data) == (augment, prepare, source)
     assert config.image_size == (256 if dataset == "imagenet" else None)
 
@@ -99,13 +99,13 @@ def test_the_size_of_the_locally_connected_network(name, side, weights):
 
 
 def test_settings_were_chosen_on_held_out_images():
-    tiny = paper.plain_config("lc-ws1", "tiny-imagenet", 8, 0, "runs")
+    tiny = paper.config("lc-ws1", "tiny-imagenet", 8, 0, "runs")
     found = paper.tuned(tiny, "tiny-imagenet", 1e-3, 1e-4)
     assert (found.train.epochs, found.train.milestones) == (50, [0.5, 0.74])
     assert (found.train.lr, found.train.weight_decay, found.prepare.validation) == (1e-3, 1e-4, 0.1)
     assert found.prepare.margin == 8
     assert found.out == "runs/tiny-imagenet-pad8-lc-ws1-seed0-lr0.001-wd0.0001"
-    large = paper.tuned(paper.plain_config("conv", "imagenet", None, 0, "runs"), "imagenet", 1e-3, 1e-6)
+    large = paper.tuned(paper.config("conv", "imagenet", None, 0, "runs"), "imagenet", 1e-3, 1e-6)
     assert (large.train.epochs, large.train.milestones) == (20, [0.5, 0.75])
     assert round(1300 * large.prepare.validation) == 10
 
@@ -124,12 +124,12 @@ def test_settings_were_chosen_on_held_out_images():
 )
 def test_cells_that_the_paper_does_not_have(row, dataset, padding, said):
     with pytest.raises(ConfigError, match=said):
-        paper.plain_config(row, dataset, padding, 0, "runs")
+        paper.config(row, dataset, padding, 0, "runs")
 
 
 def test_a_convolutional_cell_trains(tmp_path):
     """The first row of table 4 on digits, three epochs: the schedule, the borders and the network go together."""
-    config = paper.plain_config("conv", "cifar10", 4, 0, tmp_path, data="digits")
+    config = paper.config("conv", "cifar10", 4, 0, tmp_path, data="digits")
     short = replace(config.train, epochs=3, batch_size=32)
     summary = run(replace(config, model="resnet20:5/7/11", train=short, device="cpu", precision="bf16-mixed"))
     assert summary["accuracy"] > 0.15  # 22 %; a tenth is chance

@@ -14,7 +14,7 @@ import weightshare as ws
 from weightshare.depth.fuse import Fusion
 from weightshare.depth.topology import Order, Spread
 from weightshare.errors import FileError, ModelChanged, SpecError
-from weightshare.sharing import Part
+from weightshare.parts import Part
 
 
 def net(depth: int = 4) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import json
+import math
 from pathlib import Path
 import re
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from weightshare._table import shape_text
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.planning import Plan
-from weightshare.sharing import Clusters
+from weightshare.sharing import Decoded
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
 
@@ -101,6 +102,7 @@ def run_page(
             ),
             Section("Loss", picture=svg(draw_curves({"training": [history]}, "train_loss", "training loss"), "Loss")),
             *_values_section(history),
+            *_space_section(history),
             Section(
                 "Numbers",
                 columns=("number", "value", "meaning"),
@@ -148,6 +150,24 @@ def _values_section(history: Sequence[Mapping[str, float]]) -> list[Section]:
     return [Section("Values that are shared", text=text, picture=picture)]
 
 
+def _space_section(history: Sequence[Mapping[str, float]]) -> list[Section]:
+    """How far positions of local layers were from sharing, where there were any."""
+    if "noise_over_positions" not in history[-1]:
+        return []
+    shown = {
+        name: [[{"epoch": row["epoch"], "log": math.log(row[key])} for row in history if row[key] > 0]]
+        for name, key in (("over positions", "noise_over_positions"), ("within modules", "noise_within_modules"))
+    }
+    shown = {name: runs for name, runs in shown.items() if runs[0]}
+    last = history[-1]
+    text = (
+        f"Noise over signal of the kernels, averaged over layers, is {last['noise_over_positions']:.3g} over all "
+        f"positions and {last['noise_within_modules']:.3g} within modules in the end; 0 is equal kernels."
+    )
+    picture = svg(draw_curves(shown, "log", "−log SNR of kernels"), "Kernels over positions") if shown else ""
+    return [Section("Positions that share", text=text, picture=picture)]
+
+
 def plan_sections(plans: Sequence[Plan]) -> list[Section]:
     """For each plan its picture and its table; one line where nothing is shared."""
     if not plans:
@@ -155,7 +175,7 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
     sections = []
     for plan in plans:
         left_out = f" Left out: {len(plan.left_out)} parameters." if plan.left_out else ""
-        layers = plan.spec.kind is not Clusters
+        layers = not issubclass(plan.spec.kind, Decoded)
         sections.append(
             Section(
                 "What is shared",

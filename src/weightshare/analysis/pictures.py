@@ -51,7 +51,7 @@ def draw_assignment(plan: Plan) -> "Figure":
     axes.set_yticks([row + 0.5 for row in range(len(groups))], [group.name for group in groups])
     if len(plan.groups) > MOST_ROWS:
         axes.set_title(f"the first {MOST_ROWS} of {len(plan.groups)} groups", color=INK, fontsize=9)
-    _quiet(axes)
+    quiet(axes)
     return figure
 
 
@@ -87,7 +87,7 @@ def draw_curves(runs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], met
     if len(runs) > 1:
         beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if many else {}
         axes.legend(frameon=False, labelcolor=INK, fontsize=9, **beside)
-    _quiet(axes)
+    quiet(axes)
     return figure
 
 
@@ -106,7 +106,8 @@ def svg(figure: "Figure", title: str) -> str:
     return f'{body[: opening_end - 1]} role="img"><title>{escape(title)}</title>{body[opening_end:]}'
 
 
-def _quiet(axes: "Axes") -> None:
+def quiet(axes: "Axes") -> None:
+    """Axes without a frame, in the grey that suits light pages and dark."""
     axes.tick_params(length=0, colors=INK, labelsize=9)
     parts: tuple[Any, ...] = (axes.xaxis.label, axes.yaxis.label)
     for part in parts:

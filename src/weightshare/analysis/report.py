@@ -8,7 +8,11 @@ from torch import nn
 
 from weightshare._table import render, run_text, shape_text
 from weightshare.planning import applied_plans, from_root
-from weightshare.sharing import Clusters
+from weightshare.sharing import Clusters, Decoded
+from weightshare.space.lattice import Lattice
+from weightshare.space.layer import LocalLayer
+from weightshare.space.measure import space_sharing
+from weightshare.space.positions import Mixtures, Positions
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
 from weightshare.surgery.sites import sites, unwrapped
@@ -55,6 +59,55 @@ class Clustered:
 
 
 @dataclass(frozen=True)
+class Local:
+    """One layer with a kernel at each position.
+
+    Args:
+        name: Its path.
+        positions: Along each axis.
+        kernel: Numbers of one kernel.
+        modules: Classes of positions that would share during sleep.
+        noise_within: Inverse signal-to-noise ratio of the kernels within modules: 0 where they are equal to the bit.
+        noise_over: The same over all positions; 0 is a convolution.
+    """
+
+    name: str
+    positions: tuple[int, ...]
+    kernel: int
+    modules: int
+    noise_within: float
+    noise_over: float
+
+    @staticmethod
+    def snr(noise: float) -> str:
+        """The ratio as text."""
+        return "∞" if noise == 0 else f"{1 / noise:.3g}"
+
+
+@dataclass(frozen=True)
+class SharedPositions:
+    """One weight of a local layer whose positions read stored kernels.
+
+    Args:
+        name: Its path.
+        kernel: Shape of one kernel.
+        positions: How many there are along each axis.
+        slots: Kernels, or templates, that are stored.
+        mixed: Whether each position reads a mixture of them, and not one.
+        stored: Numbers that are stored for it, coefficients too.
+        index_bytes: What the labels take in memory.
+    """
+
+    name: str
+    kernel: tuple[int, ...]
+    positions: tuple[int, ...]
+    slots: int
+    mixed: bool
+    stored: int
+    index_bytes: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Numbers of a model; made by `report`, printed as a table or written as JSON.
 
@@ -68,6 +121,8 @@ class Report:
         macs: Multiply-accumulates of one forward pass on the example input, or `None` without one.
         groups: What the applied plans share.
         codebooks: Weights that read codebooks.
+        local: Layers with a kernel at each position.
+        positions: Weights of local layers whose positions share.
         other_ties: Parameters that several paths read and no plan speaks of, such as an embedding and a head.
     """
 
@@ -80,6 +135,8 @@ class Report:
     macs: int | None
     groups: tuple[SharedGroup, ...]
     codebooks: tuple[Clustered, ...]
+    local: tuple[Local, ...]
+    positions: tuple[SharedPositions, ...]
     other_ties: tuple[tuple[str, ...], ...]
 
     def to_json(self) -> str:
@@ -121,6 +178,31 @@ class Report:
             columns = ("weight", "shape", "values", "bits a label", "labels in memory")
             listed = [(c.name, shape_text(c.shape), c.values, c.bits, c.index_bytes) for c in self.codebooks]
             text += ["", render(columns, listed, numbers=columns[2:])]
+        if self.local:
+            columns = ("local layer", "positions", "kernel", "modules", "SNR within modules", "over positions")
+            spaces = [
+                (
+                    at.name,
+                    shape_text(at.positions),
+                    at.kernel,
+                    at.modules,
+                    at.snr(at.noise_within),
+                    at.snr(at.noise_over),
+                )
+                for at in self.local
+            ]
+            text += ["", render(columns, spaces, numbers=columns[2:])]
+        if self.positions:
+            columns = ("weight", "kernel", "positions", "a position reads", "stored", "labels in memory")
+            listed = [
+                (
+                    *(p.name, shape_text(p.kernel), shape_text(p.positions)),
+                    f"a mixture of {p.slots:,}" if p.mixed else f"one of {p.slots:,}",
+                    *(p.stored, p.index_bytes),
+                )
+                for p in self.positions
+            ]
+            text += ["", render(columns, listed, numbers=columns[4:])]
         if not all(group.intact for group in self.groups):
             text.append("Ties have come undone: call weightshare.retie_(model).")
         text += [f"Also one parameter: {run_text(tie, 6)}" for tie in self.other_ties]
@@ -149,20 +231,23 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         (24, 48, 36)
     """
     model = unwrapped(model)
-    groups, codebooks, planned, decoded = [], [], set[str](), 0
+    groups, codebooks, positions, planned, decoded = [], [], [], set[str](), 0
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)
         for group in plan.groups:
+            name = from_root(at, group.name)
             if isinstance(group, Clusters):
-                name = from_root(at, group.name)
                 codebooks.append(Clustered(name, group.shape, group.clusters, group.bits, group.index_memory))
-                decoded += group.numel - group.clusters
+            elif isinstance(group, Positions):
+                numbers = (group.slots, isinstance(group, Mixtures), group.stored_after, group.index_memory)
+                positions.append(SharedPositions(name, group.kernel, group.positions, *numbers))
+            if isinstance(group, Decoded):
+                decoded += group.numel - group.stored_after
                 continue
             intact = all(
                 parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in group.ties for other in rest
             )
             labels = tuple(group.assignment.labels.tolist())
-            name = from_root(at, group.name)
             groups.append(SharedGroup(name, group.shape, len(labels), group.assignment.slots, labels, intact))
             planned |= {from_root(at, path) for path in group.items}
     counts = count(model)
@@ -176,5 +261,13 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         macs=None if example_input is None else macs(model, example_input),
         groups=tuple(groups),
         codebooks=tuple(codebooks),
+        local=tuple(_local(path, one) for path, one in model.named_modules() if isinstance(one, LocalLayer)),
+        positions=tuple(positions),
         other_ties=tuple(site.names for site in sites(model) if site.aliases and not planned.intersection(site.names)),
     )
+
+
+def _local(path: str, layer: LocalLayer) -> Local:
+    kernels, sharing = layer.kernels(), space_sharing(layer)
+    modules = Lattice().assignment(layer).slots
+    return Local(path, layer.positions, kernels[0].numel(), modules, 1 / sharing.within, 1 / sharing.all)

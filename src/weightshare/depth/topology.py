@@ -19,7 +19,7 @@ import random as python_random
 import re
 
 from weightshare.errors import SpecError
-from weightshare.sharing import Part
+from weightshare.parts import Part
 
 
 class Choice(Part):

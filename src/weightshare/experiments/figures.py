@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from weightshare.errors import ConfigError
+from weightshare.experiments.local_figure import draw_divergence
 from weightshare.experiments.sleep_theory import FIGURES as SLEEPS
 from weightshare.experiments.sleep_theory import draw_figure
 
 Draw = Callable[..., tuple[str, Path]]
 """Takes the folder of results and the figure's own options; returns a table and the path of the picture."""
 
-FIGURES: Mapping[str, Draw] = {name: partial(draw_figure, name) for name in SLEEPS}
+FIGURES: Mapping[str, Draw] = {**{name: partial(draw_figure, name) for name in SLEEPS}, "6": draw_divergence}
 
 
 def figure(name: str, out: str | Path, **options: Any) -> tuple[str, Path]:

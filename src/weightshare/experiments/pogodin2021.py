@@ -26,6 +26,7 @@ from weightshare.errors import ConfigError
 from weightshare.experiments.pogodin2021_tables import ACCURACY, IMAGENET, IMAGENET_RATES, RATES, SPREAD
 from weightshare.training.data import Augment, Prepare, Split
 from weightshare.training.data.load import home
+from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.recipe import Recipe, RunConfig
 
 PAPER = "pogodin2021"
@@ -153,7 +154,7 @@ def cell(row: str, dataset: str, padding: int | None) -> Cell:
     return Cell(*RATES[padding][row][task.column], accuracy, spread)
 
 
-def plain_config(
+def config(
     row: str,
     dataset: str,
     padding: int | None,
@@ -162,7 +163,7 @@ def plain_config(
     data: str | None = None,
     data_dir: str | None = None,
 ) -> RunConfig:
-    """The configuration of one training, all but what `ROWS` says of locally connected layers and sleep.
+    """The configuration of one training.
 
     Args:
         row: See the module.
@@ -177,12 +178,12 @@ def plain_config(
         ConfigError: If the paper has no such cell.
 
     Example:
-        >>> made = plain_config("conv", "tiny-imagenet", 4, seed=0, out="runs")
-        >>> made.out, made.train.lr, made.prepare.cut, made.prepare.margin
-        ('runs/tiny-imagenet-pad4-conv-seed0', 0.005, 48, 4)
+        >>> made = config("lc-ws10", "tiny-imagenet", 4, seed=0, out="runs")
+        >>> made.out, made.train.lr, made.prepare.cut, made.train.sleep[0].every
+        ('runs/tiny-imagenet-pad4-lc-ws10-seed0', 0.001, 48, 10)
     """
-    task, printed = _task(dataset), cell(row, dataset, padding)
-    augment = Augment(flip=task.flip, repeats=ROWS[row].repeats)
+    task, printed, shape = _task(dataset), cell(row, dataset, padding), ROWS[row]
+    augment = Augment(flip=task.flip, repeats=shape.repeats)
     if task.named and padding:
         augment = replace(augment, crop=padding, pad="mean")
     prepare = Prepare()
@@ -194,8 +195,15 @@ def plain_config(
         data_dir=data_dir,
         prepare=prepare,
         image_size=task.image_size,
+        localise=[Localise(keep_first=shape.keep_first)] if shape.localise else [],
         train=replace(
-            RECIPE, lr=printed.lr, weight_decay=printed.weight_decay, batch_size=task.batch_size, augment=augment
+            RECIPE,
+            lr=printed.lr,
+            weight_decay=printed.weight_decay,
+            batch_size=task.batch_size,
+            augment=augment,
+            channels_last=True,
+            sleep=[SleepPhase(shape.sleep_every)] if shape.sleep_every else [],
         ),
         seed=seed,
         precision="16-mixed",

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 import re
 import statistics
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from weightshare.errors import ConfigError, FileError
-from weightshare.files.atomic import write_json
+from weightshare.files.atomic import replacing, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = "weightshare.result/1"
 
@@ -98,3 +101,9 @@ class Result:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(f"'{path}' is no result file: {type(error).__name__}: {error}") from error
+
+
+def save_png(figure: "Figure", path: str | Path) -> None:
+    """Write a picture beside its results, in one step."""
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, transparent=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 from weightshare._table import render
 from weightshare.analysis.filters import aligned, draw_filters, translated_similarity, window_energy
 from weightshare.analysis.pictures import draw_curves
-from weightshare.experiments.results import Result
+from weightshare.experiments.results import Result, save_png
 from weightshare.experiments.torus import LAYERS, PAPER, RETRAINED, SWEEP, SWEEP_TABLE, TABLE, config, sweep_config
-from weightshare.files.atomic import read_json, replacing, write_json
+from weightshare.files.atomic import read_json, write_json
 from weightshare.files.checkpoint import tensors
 from weightshare.surgery.count import distinct
 from weightshare.training.recipe import RunConfig
@@ -66,13 +66,13 @@ def torus(
     folder = Path(results) / PAPER / TABLE
     write_json(folder / "curves.json", {row: [_short(history) for history in runs] for row, runs in curves.items()})
     trained = {row: runs for row, runs in curves.items() if row not in RETRAINED}
-    _save(draw_curves(trained, "test_accuracy", "test accuracy"), folder / "accuracy.png")
+    save_png(draw_curves(trained, "test_accuracy", "test accuracy"), folder / "accuracy.png")
     shared = {row: runs for row, runs in trained.items() if "distinct_share" in runs[0][0]}
     if shared:
-        _save(draw_curves(shared, "distinct_share", "distinct values / weights"), folder / "distinct.png")
-        _save(draw_curves(shared, "zero_share", "zeros / weights"), folder / "zero.png")
+        save_png(draw_curves(shared, "distinct_share", "distinct values / weights"), folder / "distinct.png")
+        save_png(draw_curves(shared, "zero_share", "zeros / weights"), folder / "zero.png")
     if filters:
-        _save(filter_picture(filters), folder / "filters.png")
+        save_png(filter_picture(filters), folder / "filters.png")
     echo(table(written))
     return written
 
@@ -201,8 +201,3 @@ def _row(result: Result) -> tuple[Any, ...]:
 def _short(history: History) -> dict[str, list[float]]:
     keys = ("train_loss", "train_accuracy", "test_accuracy", *SHARED)
     return {key: [round(row[key], 6) for row in history] for key in keys if key in history[0]}
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, transparent=True)

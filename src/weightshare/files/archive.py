@@ -4,8 +4,9 @@ The header's metadata holds `{alias: owner}` for every further name of a tensor,
 `safetensors.torch.save_model`, so its `load_model` reads our files too; one entry `weightshare`, JSON that says what
 the file is; and one entry `weightshare.sha256`. Nothing in a file is ever executed: there is no pickle.
 
-Weights of few values may be stored as codebook and labels, with recipes in the JSON; `compact` says how. Such a file is
-of version 2, so that a reader that knows no recipes refuses it; all others are of version 1, as they ever were.
+Weights of few values may be stored as codebook and labels, and mixtures as templates and coefficients, with recipes in
+the JSON; `compact` and `mixture` say how. Such a file is of version 2, so that a reader that knows no recipes refuses
+it; all others are of version 1, as they ever were.
 """
 
 from collections.abc import Mapping
@@ -20,11 +21,14 @@ import torch
 from torch import Tensor
 
 from weightshare.errors import FileError
-from weightshare.files import compact
 from weightshare.files.atomic import replacing
+from weightshare.files.compact import Coded
+from weightshare.files.mixture import Mixed
+from weightshare.files.recipes import Recipe, decode
 
 VERSION, WITH_RECIPES = 1, 2
 RECIPES = "recipes"
+RULES: dict[str, type[Recipe]] = {kind.rule: kind for kind in (Coded, Mixed)}
 CONTENT, CHECKSUM = "weightshare", "weightshare.sha256"
 
 
@@ -36,13 +40,13 @@ class Archive:
         tensors: Each tensor, on the CPU, by the name of its owner; dense, whatever the file stores.
         aliases: Further names, each with the name of its owner.
         content: What the file says about itself; `kind` is always there. Empty for a file that is not ours.
-        coded: Of the tensors those that are stored as codebook and labels.
+        coded: Of the tensors those that are stored as two smaller ones, with a recipe.
     """
 
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
     content: dict[str, Any]
-    coded: dict[str, compact.Coded] = field(default_factory=dict)
+    coded: dict[str, Recipe] = field(default_factory=dict)
 
 
 def write(
@@ -50,7 +54,7 @@ def write(
     tensors: Mapping[str, Tensor],
     aliases: Mapping[str, str],
     content: dict[str, Any],
-    coded: Mapping[str, compact.Coded] | None = None,
+    coded: Mapping[str, Recipe] | None = None,
 ) -> int:
     """Write an archive in one step.
 
@@ -59,7 +63,7 @@ def write(
         tensors: Name and tensor, each tensor once; stored as they are.
         aliases: Further names, each with the name of a tensor above or below.
         content: JSON-able; needs `kind`.
-        coded: Name and further tensors, to be stored as codebook and labels.
+        coded: Name and further tensors, to be stored as two smaller ones each, with a recipe.
 
     Returns:
         Size of the file in bytes.
@@ -71,11 +75,11 @@ def write(
     from safetensors.torch import save_file  # it imports numpy; `import weightshare` need not
 
     coded = coded or {}
-    own = {CONTENT, CHECKSUM, "__metadata__", *(part for name in coded for part in compact.parts(name))}
+    own = {CONTENT, CHECKSUM, "__metadata__", *(part for name, one in coded.items() for part in one.parts(name))}
     taken = own & {*tensors, *aliases, *coded}
     if taken:
         raise FileError(f"Cannot save a tensor under the name {sorted(taken)[0]!r}: the file format uses it.")
-    stored = {part: tensor for name, one in coded.items() for part, tensor in compact.entries(name, one).items()}
+    stored = {part: tensor for name, one in coded.items() for part, tensor in one.entries(name).items()}
     plain = {name: _plain(name, tensor) for name, tensor in {**tensors, **stored}.items()}
     recipes = {RECIPES: {name: one.recipe() for name, one in coded.items()}} if coded else {}
     said = {"version": WITH_RECIPES if coded else VERSION, **content, **recipes}
@@ -131,9 +135,9 @@ def read_any(path: str | Path) -> Archive:
     if stated != _checksum(tensors, metadata):
         raise FileError(f"'{path}' does not match its checksum: it was edited or damaged after it was written.")
     content = _content(path, metadata.pop(CONTENT, ""))
-    coded = compact.decode(path, tensors, content.get(RECIPES, {}))
-    for name in coded:
-        for part in compact.parts(name):
+    coded = decode(path, tensors, content.get(RECIPES, {}), RULES)
+    for name, one in coded.items():
+        for part in one.parts(name):
             del tensors[part]
     tensors |= {name: one.dense for name, one in coded.items()}
     dangling = sorted(name for name, owner in metadata.items() if owner not in tensors or name in tensors)

@@ -1,7 +1,8 @@
 """Saving and loading models whose weights are shared: each tensor once, ties by name, checked to the last bit.
 
 A weight of few values is stored as a codebook and packed labels (`compact`), whether a `Codebook` makes it or training
-left it so. What a `Codebook` makes is loaded as such; any other is dense again.
+left it so. What a `Codebook`, a `Lattice` or a `LowRank` makes is stored as these hold it, and loaded as such; any
+other weight is dense again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +14,13 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from weightshare.errors import FileError, ModelChanged
 from weightshare.files import archive
-from weightshare.files.compact import Coded, code, parts
+from weightshare.files.compact import Coded, code
+from weightshare.files.mixture import Mixed
+from weightshare.files.recipes import Recipe
 from weightshare.planning import APPLIED, Plan, applied_plans, record
-from weightshare.sharing import Clusters
+from weightshare.sharing import MIXTURE, Decoded
 from weightshare.surgery import edit
 from weightshare.surgery.sites import unwrapped
-from weightshare.values.codebook import names
 from weightshare.verbs import refuse_untied
 
 KIND = "model"
@@ -54,16 +56,17 @@ def save(model: nn.Module, path: str | Path) -> int:
     refuse_untied(model)
     owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
-    coded: dict[str, Coded] = {}
-    for name in clustered(applied_plans(model)):
-        codebook, index = (owned.pop(part, None) for part in names(name))
-        if codebook is None or index is None:
+    coded: dict[str, Recipe] = {}
+    for name, (_, group) in decoded(applied_plans(model)).items():
+        first, second = (owned.pop(key, None) for key in group.keys)
+        if first is None or second is None:
             raise ModelChanged(
-                f"'{name}' reads no codebook any more, though a plan says so. Call unshare_, or plan again."
+                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
+                "again."
             )
-        coded[name] = Coded(codebook, index)
+        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
     for name, tensor in list(owned.items()):
-        found = None if {*parts(name)} & {*owned, *aliases, *coded} else code(tensor)
+        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
         if found is not None:
             coded[name] = found
             del owned[name]
@@ -191,13 +194,13 @@ def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], tar
             )
 
 
-def clustered(plans: Iterable[tuple[str, Plan]]) -> dict[str, tuple[Plan, Clusters]]:
-    """The weights that plans make from codebooks, by their path from the root, each with its plan and group."""
+def decoded(plans: Iterable[tuple[str, Plan]]) -> dict[str, tuple[Plan, Decoded]]:
+    """The weights that plans make from stored numbers, by their path from the root, each with its plan and group."""
     return {
         group.under(at).items[0]: (plan, group.under(at))
         for at, plan in plans
         for group in plan.groups
-        if isinstance(group, Clusters)
+        if isinstance(group, Decoded)
     }
 
 
@@ -209,7 +212,7 @@ def _plans(path: str, entries: object) -> list[tuple[str, Plan]]:
 
 
 def _expect_items(path: str, model: nn.Module, plans: Sequence[tuple[str, Plan]]) -> None:
-    """Every path that a plan shares is a weight of the model, be it a parameter or made from a codebook."""
+    """Every path that a plan shares is a weight of the model, be it a parameter or made from stored numbers."""
     for name in (name for at, plan in plans for group in plan.groups for name in group.under(at).items):
         parent, _, last = name.rpartition(".")
         try:
@@ -223,31 +226,32 @@ def _expect_items(path: str, model: nn.Module, plans: Sequence[tuple[str, Plan]]
 def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, Plan]]) -> dict[str, Tensor]:
     """The tensors of a file under the names that a model has once its plans are applied."""
     tensors = dict(held.tensors)
-    for name in clustered(plans):
-        if name not in held.coded:
-            raise FileError(f"'{path}' has a plan that clusters '{name}', and no codebook for it.")
+    for name, (_, group) in decoded(plans).items():
+        if name not in held.coded or held.coded[name].rule != group.rule:
+            raise FileError(f"'{path}' has a plan by which '{name}' is {group.rule!r}, and no such recipe for it.")
         del tensors[name]
-        tensors |= dict(zip(names(name), (held.coded[name].codebook, held.coded[name].index), strict=True))
+        tensors |= dict(zip(group.keys, held.coded[name].in_memory, strict=True))
     return tensors
 
 
 def _decode(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]], held: archive.Archive) -> None:
-    """Make a model that is not shared yet read the codebooks of a file."""
-    there = clustered(applied_plans(edits.model))
-    for name, (plan, group) in clustered(plans).items():
+    """Make a model that is not shared yet read what a file stores for its weights."""
+    there = decoded(applied_plans(edits.model))
+    for name, (plan, group) in decoded(plans).items():
         if name not in there:
-            coded = held.coded[name]
-            got = (len(coded.codebook), tuple(coded.index.shape), coded.recipe()["dtype"])
-            if got != (group.clusters, group.shape, group.dtype):
+            one = held.coded[name]
+            first, second = one.in_memory
+            got = (tuple(first.shape), tuple(second.shape)), tuple(one.recipe()["shape"]), one.recipe()["dtype"]
+            if got != (group.stored_shapes, group.shape, group.dtype):
                 raise FileError(
-                    f"'{path}' has a plan for '{name}' of {group.clusters:,} clusters, {group.shape} {group.dtype}, "
-                    f"and stores {got[0]:,} clusters, {got[1]} {got[2]}."
+                    f"'{path}' has a plan for '{name}' of {group.shape} {group.dtype} that is made of "
+                    f"{group.stored_shapes}, and stores {got[0]} for {got[1]} {got[2]}."
                 )
             try:
                 if edit.parameter_at(edits.model, name).is_meta:
                     raise FileError(
                         f"Cannot load '{name}': the model is on the meta device. Call model.to_empty(device=...) first."
                     )
-                plan.spec.read_(edits, group, coded.codebook, coded.index)  # pyright: ignore
+                plan.spec.read_(edits, group, first, second)  # pyright: ignore
             except ModelChanged as error:
                 raise FileError(f"'{path}' does not fit the model: {error}") from error

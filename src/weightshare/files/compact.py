@@ -1,8 +1,12 @@
-"""Weights of few values on file: a codebook and packed labels, exact to the bit, rebuilt with torch alone.
+"""Weights of few values, or of few kernels, on file: a codebook and packed labels, exact to the bit, rebuilt with torch
+alone.
 
 A weight `NAME` is two tensors: `NAME.codebook`, its values in the weight's own dtype, and `NAME.index`, a row of uint8
 in which label `i` takes the bits `i·bits … (i+1)·bits − 1`, the least significant bit of a byte first. A recipe in the
 metadata says so: `{"rule": "W = C[I]", "bits": 4, "shape": [784, 196], "dtype": "float32"}`.
+
+The items of a codebook may be arrays, as the kernels of positions are: then `NAME.codebook` has their shape behind its
+first axis, the weight has it as its last axes, and there is a label for each index of the axes before those.
 
 Values are told apart by their bits, so `-0.0` and every NaN come back as they were. A recipe is data: nothing that a
 file says is run, and one that does not fit its tensors is refused.
@@ -11,36 +15,54 @@ file says is run, and one that does not fit its tensors is refused.
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from weightshare.errors import FileError
-from weightshare.sharing import MOST_CLUSTERS, index_bits, index_dtype
+from weightshare.files.recipes import Recipe, dtype_name, expect_stored, shape_of
+from weightshare.sharing import LOOKUP, MOST_CLUSTERS, index_bits, index_dtype
 from weightshare.values.clusters import as_bits
 
-RULE = "W = C[I]"
 OVERHEAD = 512
 """Bytes that two entries of the header and a recipe take at most; a weight has to save more."""
 
 
 @dataclass(frozen=True, eq=False)
-class Coded:
+class Coded(Recipe):
     """A weight as codebook and labels.
 
     Args:
-        codebook: Its values, `(clusters,)`.
-        index: Labels in the shape of the weight, as in memory: the smallest integers that serve.
+        codebook: Its values, `(clusters,)`, or items of several numbers, `(clusters, ...)`.
+        index: Labels in the shape of the weight, without that of an item; as in memory: the smallest integers that
+            serve.
     """
 
     codebook: Tensor
     index: Tensor
 
+    rule: ClassVar[str] = LOOKUP
+    fields: ClassVar[frozenset[str]] = frozenset({"rule", "bits", "shape", "dtype"})
+    suffixes: ClassVar[tuple[str, str]] = ("codebook", "index")
+
+    @property
+    def in_memory(self) -> tuple[Tensor, Tensor]:
+        return self.codebook, self.index
+
+    @property
+    def on_file(self) -> tuple[Tensor, Tensor]:
+        return self.codebook, pack(self.index.cpu(), self.bits)
+
     @property
     def dense(self) -> Tensor:
         """The weight."""
-        return self.codebook[self.index.reshape(-1).long()].view(self.index.shape)
+        return self.codebook[self.index.reshape(-1).long()].view(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        return *self.index.shape, *self.codebook.shape[1:]
 
     @property
     def bits(self) -> int:
@@ -50,13 +72,39 @@ class Coded:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Bytes on file of codebook and labels, and of the dense weight."""
-        count = self.index.numel()
-        return self.codebook.nbytes, -(-count * self.bits // 8), count * self.codebook.element_size()
+        dense = math.prod(self.shape) * self.codebook.element_size()
+        return self.codebook.nbytes, -(-self.index.numel() * self.bits // 8), dense
 
     def recipe(self) -> dict[str, Any]:
         """What the metadata says of it."""
-        dtype = str(self.codebook.dtype).removeprefix("torch.")
-        return {"rule": RULE, "bits": self.bits, "shape": list(self.index.shape), "dtype": dtype}
+        return {"rule": self.rule, "bits": self.bits, "shape": list(self.shape), "dtype": dtype_name(self.codebook)}
+
+    @classmethod
+    def read(cls, path: object, stored: Mapping[str, Tensor], name: str, recipe: Mapping[str, Any]) -> Self:
+        lead = f"'{path}' has a recipe for '{name}' that"
+        bits = recipe["bits"]
+        if type(bits) is not int or not 1 <= bits <= 16:
+            raise FileError(f"{lead} is damaged: {str(bits)[:40]} bits for a label, need 1 to 16.")
+        shape = shape_of(lead, recipe)
+        codebook, packed = expect_stored(lead, stored, name, cls.suffixes)
+        values, item = codebook.shape[0] if codebook.ndim else 0, tuple(codebook.shape[1:])
+        fits = 1 <= values <= 2**bits and dtype_name(codebook) == recipe["dtype"]
+        if not fits or shape[len(shape) - len(item) :] != item:
+            raise FileError(
+                f"{lead} does not fit: it needs 1 to {2**bits:,} values of {str(recipe['dtype'])[:40]}, "
+                f"'{name}.codebook' is {tuple(codebook.shape)} {codebook.dtype}."
+            )
+        labelled = shape[: len(shape) - len(item)]
+        count = math.prod(labelled)
+        if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) != -(-count * bits // 8):
+            raise FileError(
+                f"{lead} does not fit: {count:,} labels of {bits} bits are {-(-count * bits // 8):,} bytes, "
+                f"'{name}.index' is {tuple(packed.shape)} {packed.dtype}."
+            )
+        labels = unpack(packed, bits, count)
+        if count and int(labels.max()) >= values:
+            raise FileError(f"{lead} does not fit: a label is {int(labels.max())}, the codebook has {values} values.")
+        return cls(codebook, labels.to(index_dtype(values)).view(labelled))
 
 
 def code(tensor: Tensor) -> Coded | None:
@@ -125,66 +173,6 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
             column |= _shifted(rows[:, byte].int(), 8 * byte - label * bits)
         labels[:, label] = column & (2**bits - 1)
     return labels.reshape(-1)[:count]
-
-
-def entries(name: str, coded: Coded) -> dict[str, Tensor]:
-    """The two tensors that are stored for a weight, by name."""
-    return dict(zip(parts(name), (coded.codebook, pack(coded.index.cpu(), coded.bits)), strict=True))
-
-
-def parts(name: str) -> tuple[str, str]:
-    """The names of a weight's codebook and labels in a file."""
-    return f"{name}.codebook", f"{name}.index"
-
-
-def decode(path: object, stored: Mapping[str, Tensor], recipes: object) -> dict[str, Coded]:
-    """What recipes make of stored tensors.
-
-    Args:
-        path: Name of the file, for messages.
-        stored: Every tensor of the file.
-        recipes: What the metadata says, which is not to be trusted.
-
-    Returns:
-        For each weight its codebook and labels.
-
-    Raises:
-        FileError: If a recipe is malformed, or does not fit its tensors.
-    """
-    if not isinstance(recipes, dict):
-        raise FileError(f"'{path}' has recipes that are no table: {type(recipes).__name__}.")
-    return {name: _decoded(path, stored, name, recipe) for name, recipe in recipes.items()}
-
-
-def _decoded(path: object, stored: Mapping[str, Tensor], name: str, recipe: object) -> Coded:
-    lead = f"'{path}' has a recipe for '{name}' that"
-    if not isinstance(recipe, dict) or set(recipe) != {"rule", "bits", "shape", "dtype"} or recipe["rule"] != RULE:
-        raise FileError(f"{lead} this version cannot follow: {str(recipe)[:200]}. It reads {RULE!r}.")
-    bits, shape = recipe["bits"], recipe["shape"]
-    if type(bits) is not int or not 1 <= bits <= 16:
-        raise FileError(f"{lead} is damaged: {str(bits)[:40]} bits for a label, need 1 to 16.")
-    whole = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**62 for n in shape)
-    if not whole or math.prod(n for n in shape if n) >= 2**62:
-        raise FileError(f"{lead} is damaged: {str(shape)[:80]} is no shape.")
-    codebook, packed = (stored.get(part) for part in parts(name))
-    if name in stored or codebook is None or packed is None:
-        raise FileError(f"{lead} does not fit: need {' and '.join(map(repr, parts(name)))}, and not '{name}' itself.")
-    count = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.ndim != 1 or len(packed) != -(-count * bits // 8):
-        raise FileError(
-            f"{lead} does not fit: {count:,} labels of {bits} bits are {-(-count * bits // 8):,} bytes, "
-            f"'{parts(name)[1]}' is {tuple(packed.shape)} {packed.dtype}."
-        )
-    values = codebook.numel()
-    if codebook.ndim != 1 or not 1 <= values <= 2**bits or str(codebook.dtype) != f"torch.{recipe['dtype']}":
-        raise FileError(
-            f"{lead} does not fit: it needs 1 to {2**bits:,} values of {str(recipe['dtype'])[:40]}, "
-            f"'{parts(name)[0]}' is {tuple(codebook.shape)} {codebook.dtype}."
-        )
-    labels = unpack(packed, bits, count)
-    if count and int(labels.max()) >= values:
-        raise FileError(f"{lead} does not fit: a label is {int(labels.max())}, the codebook has {values} values.")
-    return Coded(codebook, labels.to(index_dtype(values)).view(shape))
 
 
 def _shifted(numbers: Tensor, left: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each tensor of a file takes: dense, or as codebook and labels."""
+"""What each tensor of a file takes: dense, as codebook and labels, or as templates and coefficients."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,8 @@ class Size:
     Args:
         name: Of the tensor; aliases are not listed, since they take nothing.
         dense: What it takes in memory, once it is loaded dense.
-        codebook: What its codebook takes on file; 0 if it is stored dense.
-        index: What its packed labels take on file; 0 if it is stored dense.
+        codebook: What its codebook, or its templates, take on file; 0 if it is stored dense.
+        index: What its packed labels, or its coefficients, take on file; 0 if it is stored dense.
     """
 
     name: str

@@ -5,9 +5,11 @@
 | `plain.py` | any device | torch |
 | `cpu.py` | processor | numba (`pip install 'weightshare[fast]'`) |
 | `cuda.py` | graphics card | triton, which comes with torch there |
+| `local_cuda.py` | graphics card | likewise; the products of local layers, `local` says whether it serves |
 
-All take and return tensors and have functions of one name and meaning; `on` says which file serves a device. None is
-loaded by `import weightshare`. They know nothing about sharing: they sort, pool and count numbers.
+The first three take and return tensors and have functions of one name and meaning; `on` says which file serves a
+device. None is loaded by `import weightshare`. They know nothing about sharing: they sort, pool, count and multiply
+numbers.
 """
 
 from functools import cache
@@ -16,6 +18,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 
 def on(device: torch.device) -> ModuleType:
@@ -29,3 +32,16 @@ def _module(kind: str) -> ModuleType:
     if compiled is not None and find_spec(compiled[0]) is not None:
         return import_module(f"weightshare.kernels.{compiled[1]}")
     return import_module("weightshare.kernels.plain")
+
+
+def local(first: Tensor, second: Tensor) -> ModuleType | None:
+    """The compiled products of local layers where they serve two operands, else nothing: torch's own have to do."""
+    found = _local(first.device.type)
+    return found if found is not None and found.serves(first, second) else None
+
+
+@cache
+def _local(kind: str) -> ModuleType | None:
+    if kind != "cuda" or find_spec("triton") is None:
+        return None
+    return import_module("weightshare.kernels.local_cuda")

@@ -5,29 +5,39 @@ find the same weights. Along an axis with stride `s` positions `i` and `i'` shar
 `k` classes where `s` and `k` have no common divisor, fewer where they have, and one for a kernel of one tap. A layer's
 classes, the paper's *modules*, are the combinations over its axes.
 
+`Sleep` pulls the kernels of a class together; `share_(model, Lattice())` stores one kernel for each class from then on,
+and trains it by the sum of its positions' gradients, as convolutions do.
+
 In the grid: items are positions, slots are kernels. Source: Pogodin 2021, section 4.1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from weightshare.errors import SpecError
-from weightshare.sharing import Assignment
+from weightshare.decoding import Decoding, refuse_labels, refuse_nonfinite, sort_out, wide
+from weightshare.errors import ModelChanged, SpecError
+from weightshare.sharing import MOST_CLUSTERS, Assignment, Group, LeftOut, index_dtype
 from weightshare.space.layer import Axis, LocalLayer
+from weightshare.space.positions import Positions, local_layer, unfit
+from weightshare.surgery import edit
+from weightshare.surgery.sites import Site
 
 Index = tuple[slice, ...] | Tensor
 """Where the positions of one class are: one slice per spatial axis, or their numbers, positions counted in one axis."""
 
 
-@dataclass(frozen=True)
-class Lattice:
-    """Which positions of a layer share.
+@dataclass(frozen=True, repr=False)
+class Lattice(Decoding):
+    """Which positions of a layer share: for `share_`, which stores one kernel a class, and for `Sleep`.
+
+    As a spec it fits the weights of local layers, and biases of their positions. A slot starts as the mean of its
+    class, and as a copy where the class is equal already.
 
     Args:
         period: Of the repeating input, one number or one for each axis. `None` is the paper's: the kernel's size, and
@@ -48,11 +58,17 @@ class Lattice:
                 [3, 4, 5, 3, 4],
                 [6, 7, 8, 6, 7],
                 [0, 1, 2, 0, 1]])
+        >>> net = LocallyConnected2d(1, 2, 3, input_size=(4, 5), padding=1)
+        >>> plan = share_(net, Lattice(period=1))
+        >>> plan.stored_before, plan.stored_after
+        (362, 20)
     """
 
     period: int | tuple[int, ...] | None = None
     borders: Literal["together", "apart"] = "together"
     labels: tuple[int, ...] | None = None
+
+    kind: ClassVar[type[Group]] = Positions
 
     def __post_init__(self) -> None:
         periods = (self.period,) if isinstance(self.period, int) else self.period or (1,)
@@ -65,6 +81,57 @@ class Lattice:
                 raise SpecError("Lattice: labels say all; leave out period and borders.")
             object.__setattr__(self, "labels", tuple(self.labels))
             Assignment.of(self.labels)
+
+    def group(
+        self, model_sites: Sequence[Site], chosen: Sequence[Site], explicit: bool
+    ) -> tuple[list[Positions], list[LeftOut]]:
+        """Make each weight a group of its own; see `Spec.group`.
+
+        Raises:
+            AlreadyShared: If the pattern names a weight that several paths read.
+            SpecError: If the lattice does not fit a layer, or the pattern names one whose positions are all apart.
+        """
+        return sort_out(
+            *(chosen, explicit, lambda site: unfit(site, ("weight", "bias")), self._planned),
+            verb="share positions of",
+            advice="Give a smaller period, or leave it out of the pattern.",
+        )
+
+    def find(self, model: nn.Module, group: Positions) -> tuple[Tensor, Tensor]:
+        """The mean of each class, and the class of each position."""
+        layer, weight = local_layer(model, group.name), edit.parameter_at(model, group.name).detach()
+        refuse_nonfinite(group.name, weight)
+        assignment = self.assignment(layer)
+        if assignment.slots != group.slots or layer.positions != group.positions:
+            raise ModelChanged(
+                f"'{group.name}' has {assignment.slots} classes of positions {layer.positions}, the plan was made for "
+                f"{group.slots} of {group.positions}. Plan again."
+            )
+        kernels = weight.flatten(0, len(group.positions) - 1)
+        labels = assignment.labels.to(weight.device)
+        return _means(kernels, labels, group.slots), labels.view(group.positions).to(index_dtype(group.slots))
+
+    def decoder(self, group: Positions, second: Tensor) -> nn.Module:
+        """What reads slots by classes."""
+        return Decoder(second)
+
+    def check_loading(self, group: Positions, entries: Mapping[str, Any], prefix: str) -> None:
+        """Refuse labels that point nowhere."""
+        slots, index = group.keys
+        refuse_labels((prefix + slots, prefix + index), entries, "there are {slots} kernels")
+
+    def _planned(self, site: Site) -> tuple[Positions, str]:
+        layer = site.holder
+        assert isinstance(layer, LocalLayer)
+        try:
+            slots = self.assignment(layer).slots
+        except SpecError as error:
+            raise SpecError(f"'{site.path}': {error}") from error
+        alone = slots == prod(layer.positions)
+        reason = "each of its positions is a class of its own, which would save nothing" if alone else ""
+        if slots > MOST_CLUSTERS:
+            reason = f"its positions are in {slots:,} classes, and labels tell {MOST_CLUSTERS:,} apart"
+        return Positions.of(site, slots), reason
 
     def assignment(self, layer: LocalLayer) -> Assignment:
         """The class of each position of a layer, positions in the order of memory.
@@ -127,3 +194,67 @@ def period(kernel: int, dilation: int = 1) -> int:
     while len({dilation * tap % found for tap in range(kernel)}) < kernel:
         found += 1
     return found
+
+
+class Decoder(nn.Module):
+    """`S ↦ S[I]`, the kernel of each position, with fixed labels `I`: what torch's parametrization calls at every read.
+
+    Args:
+        index: The class of each position, in the shape of the positions.
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, slots: Tensor) -> Tensor:
+        """The weight."""
+        return _Read.apply(slots, self.index)  # type: ignore[return]
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The nearest slots, as torch asks for on `layer.weight = weight`: the means of the classes."""
+        labels = self.index.reshape(-1).long()
+        return _means(weight.detach().flatten(0, self.index.ndim - 1), labels, int(labels.max()) + 1)
+
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return f"positions {tuple(self.index.shape)}"
+
+
+class _Read(torch.autograd.Function):
+    """`S[I]`. Its backward gives each slot the sum of its positions' gradients, in float32 or wider."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(slots: Tensor, index: Tensor) -> Tensor:  # pyright: ignore
+        # Widened at each read, since uint8 would be a mask: int32 is the least that torch selects by.
+        return slots.index_select(0, index.reshape(-1).int()).view(*index.shape, *slots.shape[1:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        slots, index = inputs
+        ctx.slots, ctx.dtype = len(slots), slots.dtype
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
+        (index,) = ctx.saved_tensors
+        return _sums(grad.flatten(0, index.ndim - 1), index.reshape(-1), ctx.slots).to(ctx.dtype), None
+
+
+def _sums(kernels: Tensor, labels: Tensor, slots: int) -> Tensor:
+    """`(slots, ...)`: the sum of each class."""
+    numbers = wide(kernels)
+    return numbers.new_zeros(slots, *numbers.shape[1:]).index_add(0, labels.int(), numbers)
+
+
+def _means(kernels: Tensor, labels: Tensor, slots: int) -> Tensor:
+    """`(slots, ...)`: the mean of each class, or its first member where all are equal to the bit."""
+    order = torch.arange(len(labels), device=labels.device)
+    first = kernels[torch.full_like(order[:slots], len(labels)).scatter_reduce(0, labels, order, "amin")]
+    off = _sums(wide(kernels) - wide(first)[labels], labels, slots)
+    members = labels.bincount(minlength=slots).view(-1, *(1,) * (kernels.ndim - 1))
+    return (wide(first) + off / members).to(kernels.dtype)

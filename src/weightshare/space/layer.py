@@ -6,11 +6,13 @@ so the same code serves 1, 2 and 3 dimensions, transposed layers and the patches
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import prod, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from weightshare.errors import ShapeMismatch
 from weightshare.hooks import expect_number
@@ -100,6 +102,16 @@ class LocalLayer(nn.Module, ABC):
             self.weight.normal_(0, deviation).mul_(eps).add_(kernel).div_(sqrt(1 + eps * eps))
         else:
             self.weight.copy_(kernel.expand_as(self.weight))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `model.to(memory_format=torch.channels_last)` is about images and convolutions: torch takes every parameter of
+        # 4 or 5 dimensions for one of theirs, and would refuse kernels here, or lay them out anew.
+        def flat(tensor: Tensor) -> Tensor:
+            if is_lazy(tensor) or tensor.ndim not in (4, 5) or type(tensor.data) is not Tensor:
+                return fn(tensor)
+            return fn(tensor.reshape(-1)).view(tensor.shape)
+
+        return super()._apply(flat, recurse)
 
     def expect_size(self, size: tuple[int, ...], needed: tuple[int, ...]) -> None:
         """Refuse an input of another size than the layer was made for.

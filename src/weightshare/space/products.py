@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-CHUNK_BYTES = {"cpu": 1 << 22}
+from weightshare import kernels
+
+CHUNK_BYTES = {"cpu": 1 << 21}
 """Bytes of patches that are gathered at a time: as much as stays in a core's cache. Elsewhere `LARGE`."""
 LARGE = 1 << 28
 GATHER_FROM = 128
@@ -194,10 +196,11 @@ def _forward(x: Tensor, w: Tensor, shape: Geometry) -> Tensor:
 
 
 def _turned(w: Tensor, size: Sequence[int], shape: Geometry) -> Tensor:
-    """The kernels by which the input reads the gradient: `(*size, groups, taps·out, in)`, taps backwards.
+    """The kernels by which each number of the input reads the gradient, taps backwards.
 
-    There are as many numbers in it as in the kernels whatever the batch is, so turning them costs less than adding
-    overlapping patches of a large batch; and in half precision every sum is one accumulation.
+    They have shape `(*size, groups, taps·out, in)`: as many numbers as the kernels have, whatever the batch is, so
+    turning them costs less than adding overlapping patches of a large batch; and in half precision every sum is one
+    accumulation.
     """
     taps, outer = shape.taps, w.shape[-1]
     turned = w.new_zeros(*size, w.shape[-3], taps * outer, w.shape[-2] // taps)
@@ -227,7 +230,9 @@ def forward(x: Tensor, w: Tensor, geometry: list[int], groups: int) -> Tensor:
     Returns:
         `(batch, out, *positions)`, channels last in memory.
     """
-    return _forward(x, w, Geometry.of(geometry, groups))
+    shape = Geometry.of(geometry, groups)
+    compiled = kernels.local(x, w)
+    return _forward(x, w, shape) if compiled is None else compiled.forward(x, w, shape)
 
 
 @torch.library.custom_op("weightshare::local_spread", mutates_args=())
@@ -245,6 +250,9 @@ def spread(g: Tensor, w: Tensor, size: list[int], geometry: list[int], groups: i
         `(batch, in, *size)`, channels last in memory.
     """
     shape = Geometry.of(geometry, groups)
+    compiled = kernels.local(g, w)
+    if compiled is not None:
+        return compiled.spread(g, w, size, shape)
     turned = shape.turned(size, w.shape[:-3])
     if turned is not None and (g.shape[0] >= GATHER_FROM or g.dtype in HALF):
         return _forward(g, _turned(w, size, shape), turned)
@@ -274,6 +282,9 @@ def correlate(x: Tensor, g: Tensor, geometry: list[int], groups: int) -> Tensor:
         `(*positions, groups, taps·in/groups, out/groups)`.
     """
     shape = Geometry.of(geometry, groups)
+    compiled = kernels.local(x, g)
+    if compiled is not None:
+        return compiled.correlate(x, g, shape)
     patches = _Patches(_padded(x, shape), shape, g.shape[2:])
     last = g.movedim(1, -1)
     inner, outer = shape.taps * patches.channels, g.shape[1] // groups

@@ -10,9 +10,10 @@ Buffers are never in these three. MACs belong to a forward pass, so they are cou
 lower them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 import warnings
 
@@ -89,7 +90,8 @@ def macs(model: nn.Module, example_input: Any) -> int:
         example_input: A tensor, a sequence of positional arguments, or a mapping of keyword arguments.
 
     Returns:
-        Half the floating-point operations of all matrix products, convolutions and attentions, at every use.
+        Half the floating-point operations of all matrix products, convolutions, local layers and attentions, at every
+        use.
 
     Raises:
         SpecError: If the model cannot run on the example input.
@@ -112,7 +114,8 @@ def macs(model: nn.Module, example_input: Any) -> int:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), _spelled_out(), FlopCounterMode(display=False) as counter:
+        counting = FlopCounterMode(display=False, custom_mapping=_formulas())
+        with torch.no_grad(), _spelled_out(), counting as counter:
             model(*arguments, **keywords)
     except Exception as error:
         raise SpecError(f"{type(model).__name__} cannot run on the example input: {error}") from error
@@ -120,6 +123,17 @@ def macs(model: nn.Module, example_input: Any) -> int:
         for module in training:
             module.training = True
     return counter.get_total_flops() // 2
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Operations of our own operators, of those that are registered: this folder does not load what registers them."""
+    by_name = {
+        "local_forward": lambda x, w, *_, out_shape: 2 * x[0] * prod(w),
+        "local_spread": lambda g, w, *_, out_shape: 2 * g[0] * prod(w),
+        "local_correlate": lambda x, g, *_, out_shape: 2 * x[0] * prod(out_shape),
+    }
+    ours = torch.ops.weightshare
+    return {getattr(ours, name): formula for name, formula in by_name.items() if hasattr(ours, name)}
 
 
 @contextmanager

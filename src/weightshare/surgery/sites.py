@@ -27,12 +27,14 @@ class Site:
         aliases: The other paths that reach the same object, in order.
         modules: `(path, module)` of every module above any of its paths, the root (`""`) left out; outermost first,
             those above the first path before others.
+        holder: The module that holds the first path, be it the root.
     """
 
     path: str
     tensor: nn.Parameter
     aliases: tuple[str, ...]
     modules: tuple[tuple[str, nn.Module], ...]
+    holder: nn.Module
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +80,10 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
     if not found:
         raise SpecError(f"{type(model).__name__} has no parameters: there is nothing to share.")
     return tuple(
-        Site(names[0], tensor, tuple(names[1:]), tuple((path, modules[path]) for path in _above(names)))
+        Site(
+            *(names[0], tensor, tuple(names[1:]), tuple((path, modules[path]) for path in _above(names))),
+            holder=modules[names[0].rpartition(".")[0]],
+        )
         for tensor, names in found.values()
     )
 
@@ -156,6 +161,18 @@ def select(all_sites: Sequence[Site], where: Where) -> tuple[Site, ...]:
     if not chosen:
         raise NoMatch(f"where={describe(where)} matches no parameter of the model.")
     return tuple(s for s in all_sites if id(s) in chosen)
+
+
+def decoded_names(path: str, second: str) -> tuple[str, str]:
+    """What a state dict calls the two tensors of a path that `decode` changed: what is stored, and the decoder's own.
+
+    Example:
+        >>> decoded_names("fc1.weight", "index")
+        ('fc1.parametrizations.weight.original', 'fc1.parametrizations.weight.0.index')
+    """
+    parent, _, name = path.rpartition(".")
+    stem = f"{parent}.parametrizations.{name}" if parent else f"parametrizations.{name}"
+    return f"{stem}.original", f"{stem}.0.{second}"
 
 
 def describe(where: Where) -> str:

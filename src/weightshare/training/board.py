@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from weightshare.analysis.pictures import draw_assignment
 from weightshare.errors import ConfigError
 from weightshare.planning import applied_plans
-from weightshare.sharing import Clusters
+from weightshare.sharing import Decoded
 from weightshare.training.data import Data
 
 
@@ -52,7 +52,7 @@ class Board(AbstractContextManager["Board"]):
         if self._writer is None or not self._new:
             return
         for at, plan in applied_plans(model):
-            if plan.spec.kind is Clusters:
+            if issubclass(plan.spec.kind, Decoded):
                 continue  # as many labels as weights: no picture of layers
             name = "/".join(part for part in ("plan", at, plan.where.replace("'", "")) if part)
             self._writer.add_figure(name, draw_assignment(plan), 0)

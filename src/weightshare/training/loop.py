@@ -22,7 +22,7 @@ from weightshare.training.keeper import Keeper
 from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
-from weightshare.training.snapshot import Progress
+from weightshare.training.snapshot import NOISE, Progress
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.values.baselines import Baseline
 from weightshare.values.proximal import ProximalHandle
@@ -241,10 +241,8 @@ def _shared_in_space(model: nn.Module) -> dict[str, float]:
     rows = [space_sharing(layer) for layer in model.modules() if isinstance(layer, LocalLayer)]
     if not rows:
         return {}
-    return {
-        "noise_within_modules": sum(1 / max(row.within, TINY) for row in rows) / len(rows),
-        "noise_over_positions": sum(1 / max(row.all, TINY) for row in rows) / len(rows),
-    }
+    noise = (sum(1 / max(row.within, TINY) for row in rows), sum(1 / max(row.all, TINY) for row in rows))
+    return {key: total / len(rows) for key, total in zip(NOISE, noise, strict=True)}
 
 
 def _digest(data: Data) -> str:

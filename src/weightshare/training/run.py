@@ -86,7 +86,7 @@ def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[st
     if not fabric.is_global_zero:
         echo = _silent
     data = _data(config)
-    model, plans = prepared(config, data)
+    model, plans = prepared(config, data, echo)
     for made in plans:
         echo(f"{made}\n")
     if fabric.is_global_zero:
@@ -148,8 +148,10 @@ def _finish(
     return summary
 
 
-def prepared(config: RunConfig, data: Data) -> tuple[nn.Module, list[Plan]]:
-    """The model of a configuration, on the CPU: built from its seed, started from `init`, and shared.
+def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silent) -> tuple[nn.Module, list[Plan]]:
+    """The model of a configuration, on the CPU: built from its seed, started from `init`, made local, and shared.
+
+    `echo` gets what became local, as text.
 
     Raises:
         SharingError: If the model, the file or a pattern does not fit.
@@ -159,7 +161,7 @@ def prepared(config: RunConfig, data: Data) -> tuple[nn.Module, list[Plan]]:
     if config.init is not None:
         load(config.init, model)
     for entry in config.localise:
-        entry.apply_(model, data.example)
+        echo(f"{entry.apply_(model, data.example)}\n")
     plans = []
     for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from weightshare.errors import AlreadyShared, ModelChanged, SpecError
-from weightshare.sharing import MOST_CLUSTERS, Assignment, Clusters, Group, LeftOut, Spec
+from weightshare.decoding import Decoding, refuse_labels, sort_out, unreadable, wide
+from weightshare.errors import ModelChanged, SpecError
+from weightshare.sharing import MOST_CLUSTERS, Assignment, Clusters, Group, LeftOut
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import in_norm
 from weightshare.surgery.count import distinct
-from weightshare.surgery.sites import Site
+from weightshare.surgery.sites import Site, decoded_names
 from weightshare.values.choice import holder, not_a_layer
 from weightshare.values.clusters import Init, as_bits, find_clusters
 
@@ -32,7 +33,7 @@ Zeros = Literal["train", "keep"]
 
 
 @dataclass(frozen=True, repr=False)
-class Codebook(Spec):
+class Codebook(Decoding):
     """Each weight reads the values of a codebook of its own, by labels that stay as they are.
 
     Without a pattern: the weights of Linear and Conv layers. With one: every weight of two or more dimensions that it
@@ -95,81 +96,32 @@ class Codebook(Spec):
             SpecError: If a weight has no finite numbers, or the pattern names one that a codebook would not make
                 smaller.
         """
-        groups: list[Clusters] = []
-        left_out: list[LeftOut] = []
-        for site in chosen:
-            reason = _unfit(site) or ("" if explicit else not_a_layer(site))
-            if not reason and site.aliases:
-                reason = f"already one parameter with '{site.aliases[0]}'"
-                if explicit:
-                    raise AlreadyShared(
-                        f"Cannot cluster '{site.path}': it is {reason}. Leave it out of the pattern, or give it a "
-                        "parameter of its own first (unshare_ does, where a plan tied it). A file holds each tied "
-                        "weight of few values once and as a codebook anyway."
-                    )
-            if not reason:
-                group = self._planned(site)
-                codebook, packed, dense = group.on_file
-                if codebook + packed < dense:
-                    groups.append(group)
-                    continue
-                reason = (
-                    f"{group.clusters:,} values of {group.numel:,} numbers would save nothing: a codebook of "
-                    f"{codebook:,} bytes and labels of {packed:,} instead of {dense:,}"
-                )
-                if explicit:
-                    raise SpecError(
-                        f"Cannot cluster '{site.path}': {reason}. Give fewer clusters, or make its values equal first."
-                    )
-            left_out.append(LeftOut(site.path, reason))
-        return groups, left_out
-
-    def share_(self, edits: edit.Transaction, group: Clusters) -> None:
-        """Find the clusters of a weight, and make it read them; see `Spec.share_`."""
-        (path,) = group.items
-        codebook, index = find_clusters(
-            edit.parameter_at(edits.model, path).detach(), self.clusters, self.init, self.seed
+        return sort_out(
+            *(chosen, explicit, lambda site: _unfit(site) or ("" if explicit else not_a_layer(site)), self._planned),
+            verb="cluster",
+            advice="Give fewer clusters, or make its values equal first.",
         )
+
+    def find(self, model: nn.Module, group: Clusters) -> tuple[Tensor, Tensor]:
+        """The clusters of a weight, and the label of each of its scalars."""
+        (path,) = group.items
+        codebook, index = find_clusters(edit.parameter_at(model, path).detach(), self.clusters, self.init, self.seed)
         if len(codebook) != group.clusters:
             raise ModelChanged(
                 f"'{path}' gives {len(codebook):,} clusters, the plan was made for {group.clusters:,}: its numbers "
                 "have changed. Plan again."
             )
-        self.read_(edits, group, codebook, index)
+        return codebook, index
 
-    def read_(self, edits: edit.Transaction, group: Clusters, codebook: Tensor, index: Tensor) -> None:
-        """Make a weight read values and labels that are known already, as a file holds them."""
-        (path,) = group.items
-        weight = edit.parameter_at(edits.model, path)
-        if (tuple(index.shape), codebook.dtype) != (tuple(weight.shape), weight.dtype):
-            raise ModelChanged(
-                f"'{path}' is {tuple(weight.shape)} {weight.dtype}, its codebook and labels are {tuple(index.shape)} "
-                f"{codebook.dtype}. Make the model as it was when it was shared."
-            )
-        decoder = Decoder(index.to(weight.device), self.gradient, self.zeros)
-        edits.decode(path, decoder, edit.like_parameter(weight, codebook.to(weight.device)))
-
-    def unshare_(self, edits: edit.Transaction, group: Clusters) -> None:
-        """Give a weight a dense parameter again; see `Spec.unshare_`."""
-        edits.undecode(group.items[0])
-
-    def fold_(self, edits: edit.Transaction, group: Clusters) -> None:
-        """The same: without our class in it, a model can only hold the dense weight. Files keep it small."""
-        self.unshare_(edits, group)
+    def decoder(self, group: Clusters, second: Tensor) -> nn.Module:
+        """What reads a codebook by labels."""
+        return Decoder(second, self.gradient, self.zeros)
 
     def check_loading(self, group: Clusters, entries: Mapping[str, Any], prefix: str) -> None:
         """Refuse labels that point nowhere: a GPU would only say that its memory is broken."""
-        codebook_name, index_name = names(prefix + group.items[0])
-        index, codebook = entries.get(index_name), entries.get(codebook_name)
-        if isinstance(index, Tensor) and isinstance(codebook, Tensor) and index.numel() and not index.is_meta:
-            least, most = (int(label) for label in index.aminmax())
-            if least < 0 or most >= codebook.numel():
-                raise ModelChanged(
-                    f"'{index_name}' in the state dict has labels from {least} to {most}, its codebook has "
-                    f"{codebook.numel()} values. Load the two as they were saved."
-                )
+        refuse_labels(names(prefix + group.items[0]), entries, "its codebook has {slots} values")
 
-    def _planned(self, site: Site) -> Clusters:
+    def _planned(self, site: Site) -> tuple[Clusters, str]:
         if site.tensor.is_meta:
             raise SpecError(f"'{site.path}' is on the meta device and has no numbers to cluster: load the model first.")
         if not bool(site.tensor.isfinite().all()):
@@ -183,8 +135,14 @@ class Codebook(Spec):
                     f"Cannot cluster '{site.path}' into one value: it holds exact zeros, which stay zero. Take "
                     "clusters=2 or more."
                 )
-        one = Assignment.of([0])
-        return Clusters(site.path, (site.path,), site.shape, site.dtype, one, values)
+        group = Clusters(site.path, (site.path,), site.shape, site.dtype, Assignment.of([0]), values)
+        codebook, packed, dense = group.on_file
+        if codebook + packed < dense:
+            return group, ""
+        return group, (
+            f"{group.clusters:,} values of {group.numel:,} numbers would save nothing: a codebook of {codebook:,} "
+            f"bytes and labels of {packed:,} instead of {dense:,}"
+        )
 
 
 def names(path: str) -> tuple[str, str]:
@@ -194,9 +152,7 @@ def names(path: str) -> tuple[str, str]:
         >>> names("fc1.weight")
         ('fc1.parametrizations.weight.original', 'fc1.parametrizations.weight.0.index')
     """
-    parent, _, name = path.rpartition(".")
-    stem = f"{parent}.parametrizations.{name}" if parent else f"parametrizations.{name}"
-    return f"{stem}.original", f"{stem}.0.index"
+    return decoded_names(path, Clusters.second)
 
 
 class Decoder(nn.Module):
@@ -264,10 +220,10 @@ def by_cluster(numbers: Tensor, index: Tensor, clusters: int) -> Tensor:
 
     Summed in rows first: one long sum would round more, and on a GPU all threads would wait for few numbers.
     """
-    wide = numbers.reshape(-1).to(torch.promote_types(numbers.dtype, torch.float32))
-    rows = max(1, min(4096, len(wide) // (8 * clusters)))
-    row = torch.arange(len(wide), dtype=torch.int32, device=wide.device) % rows
-    sums = wide.new_zeros(rows * clusters).index_add(0, row * clusters + index.reshape(-1), wide)
+    flat = wide(numbers.reshape(-1))
+    rows = max(1, min(4096, len(flat) // (8 * clusters)))
+    row = torch.arange(len(flat), dtype=torch.int32, device=flat.device) % rows
+    sums = flat.new_zeros(rows * clusters).index_add(0, row * clusters + index.reshape(-1), flat)
     return sums.view(rows, clusters).sum(0)
 
 
@@ -277,12 +233,8 @@ def _unfit(site: Site) -> str:
         return "it has fewer than two dimensions: a bias, a norm, a gain"
     if in_norm(site):
         return "a norm holds it"
-    if not site.tensor.is_floating_point():
-        return f"its numbers are {site.dtype}, which have no means"
-    if site.tensor.element_size() < 2:
-        return f"its numbers are {site.dtype}, which torch does not compute with"
-    if nn.Parameter not in type(site.tensor).__mro__:
-        return f"it is a {type(site.tensor).__name__}, whose numbers lie elsewhere"
+    if reason := unreadable(site):
+        return reason
     module, name = holder(site), site.path.rpartition(".")[2]
     if isinstance(module, ParametrizationList) or (module is not None and edit.foreign_parametrizations(module)):
         return "its module is parametrized already: cluster first, or take that off (remove_parametrizations)"

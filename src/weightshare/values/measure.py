@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from weightshare._typing import Where
 from weightshare.errors import NoMatch
 from weightshare.planning import applied_plans
-from weightshare.sharing import Clusters
+from weightshare.sharing import Decoded
 from weightshare.surgery.count import distinct
 from weightshare.surgery.sites import describe, select, sites, unwrapped
 from weightshare.values.choice import is_layer
-from weightshare.values.codebook import names
 from weightshare.values.pairwise import pairwise_penalty
 
 
@@ -70,10 +69,13 @@ def value_sharing(model: nn.Module, where: Where = None) -> list[ValueSharing]:
 
 
 def _weights(model: nn.Module, where: Where) -> Iterator[tuple[str, Tensor]]:
-    """Path and numbers of every weight that is meant, made from its codebook where it has one."""
+    """Path and numbers of every weight that is meant, made from what is stored for it where something is."""
     groups = [group.under(at) for at, plan in applied_plans(model) for group in plan.groups]
-    made = {names(group.name)[0]: group.name for group in groups if isinstance(group, Clusters)}
+    made = {group.keys[0]: group.name for group in groups if isinstance(group, Decoded)}
+    mixing = {group.keys[1] for group in groups if isinstance(group, Decoded)}
     for site in select(sites(model), where):
+        if site.path in mixing:
+            continue
         if site.path in made:
             parent, _, name = made[site.path].rpartition(".")
             yield made[site.path], getattr(model.get_submodule(parent), name).detach()

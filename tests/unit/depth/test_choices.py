@@ -4,7 +4,7 @@ import pytest
 
 from weightshare.depth.topology import Choice, Random, Third, back, front, middle, random, sequential, strided, uniform
 from weightshare.errors import SpecError
-from weightshare.sharing import Part
+from weightshare.parts import Part
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from weightshare import SharingError, Tie, back, mean, random, strided, weighted_mean
-from weightshare.sharing import Part
+from weightshare.parts import Part
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.support import ROOT, bits, output
 from tests.zoo import chain
 import weightshare as ws
 from weightshare.files import archive, compact
+from weightshare.files.recipes import decode
 from weightshare.files.sizes import Size, sizes
 from weightshare.training.snapshot import Progress, generators, write_snapshot
 
@@ -69,8 +70,8 @@ def test_any_bits_come_back(dtype: torch.dtype, data: st.DataObject) -> None:
     w = torch.tensor(picks, dtype=whole).repeat(199).view(dtype).view(199, -1)
     coded = compact.code(w)
     assert coded is not None
-    parts = compact.entries("w", coded)
-    again = compact.decode("file", parts, {"w": json.loads(json.dumps(coded.recipe()))})["w"].dense
+    parts = coded.entries("w")
+    again = decode("file", parts, {"w": json.loads(json.dumps(coded.recipe()))}, archive.RULES)["w"].dense
     assert bits(again) == bits(w)
     assert again.dtype == dtype
     assert parts["w.codebook"].nbytes + parts["w.index"].nbytes == sum(coded.sizes[:2]) < w.nbytes // 2
