@@ -55,3 +55,10 @@ def test_a_lazy_layer_has_nothing_to_move_yet():
     layer = LazyLocallyConnected2d(3, 3).double()
     layer(torch.randn(2, 5, 7, 7, dtype=torch.float64))
     assert layer.weight.dtype == torch.float64
+
+
+def test_a_weight_that_is_not_in_one_piece_is_not_put_to_sleep():
+    net = nn.Sequential(ws.LocallyConnected2d(2, 3, 3, input_size=7))
+    net[0].weight.data = net[0].weight.data.transpose(0, 1)
+    with pytest.raises(ws.SharingError, match="not in one piece"):
+        ws.Sleep().now_(net)
