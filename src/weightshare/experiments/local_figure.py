@@ -75,8 +75,8 @@ def curve(rate: float, seed: int, data: str, data_dir: str | None, steps: int = 
     """`−log SNR_w` after each step, `None` where it is −∞."""
     settings = config("lc-ws10", seed, "unused", data, data_dir)
     images = load_data(settings.data, settings.data_dir)
-    # As many images as the steps need, so that one epoch is all of them.
-    share = min(1.0, steps * settings.train.batch_size / len(images.train))
+    # As many images as the steps need, so that one epoch is all of them; one more a class, as parts are rounded down.
+    share = min(1.0, (steps * settings.train.batch_size + images.classes) / len(images.train))
     images = replace(settings.prepare, fraction=share)(images)
     model, _ = prepared(settings, images)
     layers = [layer for layer in model.modules() if isinstance(layer, LocalLayer)]
