@@ -1,7 +1,8 @@
 """Figure 6: between sleep phases kernels move apart, each phase brings them back, and a high rate moves them further.
 
 The reduced network of `local_cifar` with `ws(10)` at three learning rates. After every step `−log SNR_w` (equation 6)
-of each layer's kernels, averaged over layers, over all positions; and within modules, where it is −∞ after a sleep.
+of each layer's kernels, averaged over layers of several modules, over all positions; and within modules, where it is −∞
+after a sleep. Equation 6 is a mean of ratios, so weights that hardly change, such as those of dead units, count most.
 
 Source: Pogodin 2021, figure 6. Differs: network, batch and precision of `local_cifar`; the first steps of training.
 """
@@ -16,11 +17,12 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from weightshare._table import render
-from weightshare.analysis.pictures import COLOURS, quiet
+from weightshare.analysis.pictures import COLOURS, INK, quiet
 from weightshare.errors import ConfigError
 from weightshare.experiments.local_cifar import PAPER, config
 from weightshare.experiments.results import save_png
 from weightshare.files.atomic import write_json
+from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
 from weightshare.training.data import load_data
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RATES = (5e-4, 5e-3, 5e-2)
-STEPS = 100
+STEPS = 60
 Curve = dict[str, list[float | None]]
 
 
@@ -79,7 +81,8 @@ def curve(rate: float, seed: int, data: str, data_dir: str | None, steps: int = 
     share = min(1.0, (steps * settings.train.batch_size + images.classes) / len(images.train))
     images = replace(settings.prepare, fraction=share)(images)
     model, _ = prepared(settings, images)
-    layers = [layer for layer in model.modules() if isinstance(layer, LocalLayer)]
+    # A layer of one module, of 1×1 kernels, is a convolution after a sleep: −∞, which has no place in a mean.
+    layers = [one for one in model.modules() if isinstance(one, LocalLayer) and Lattice().assignment(one).slots > 1]
     rows: Curve = {"over positions": [], "within modules": []}
 
     def measure(*_: object) -> None:
@@ -123,11 +126,11 @@ def picture(curves: dict[float, Curve]) -> "Figure":
             shown = [math.nan if value is None else value for value in values]
             axes.plot(range(1, len(shown) + 1), shown, color=colour, label=name, lw=1.3)
         axes.set(title=f"learning rate {rate:g}", xlabel="step")
-        axes.title.set(fontsize=10)
+        axes.title.set(fontsize=10, color=INK)
         axes.grid(alpha=0.25, lw=0.6)
         quiet(axes)
     panels[0].set_ylabel("−log SNR")
-    panels[0].legend(frameon=False, fontsize=9)
+    panels[0].legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
