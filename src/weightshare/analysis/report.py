@@ -270,4 +270,4 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
 def _local(path: str, layer: LocalLayer) -> Local:
     kernels, sharing = layer.kernels(), space_sharing(layer)
     modules = Lattice().assignment(layer).slots
-    return Local(path, layer.positions, kernels[0].numel(), modules, 1 / sharing.within, 1 / sharing.all)
+    return Local(path, layer.positions, kernels[0].numel(), modules, *sharing.noise)

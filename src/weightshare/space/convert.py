@@ -176,9 +176,11 @@ class LocalPlan:
         """Put the local layers in place, all or nothing. An optimizer has to be made afterwards.
 
         Raises:
-            ModelChanged: If a layer is not there any more, or is another one.
+            ModelChanged: If a layer is not there any more, is another one, or could not be planned for any more: its
+                weight is read elsewhere by now, or it has hooks.
         """
         model = plain(model)
+        names = _names(model)
         with edit.transaction(model) as edits:
             for row in self.rows:
                 try:
@@ -187,7 +189,16 @@ class LocalPlan:
                     raise ModelChanged(f"The model has no '{row.path}', which the plan makes local.") from error
                 if type(layer) not in self.kind.exact or tuple(_weight(layer).shape) != row.weight:
                     raise ModelChanged(f"'{row.path}' has changed since the plan: got {layer}. Plan again.")
-                edits.replace(row.path, self.kind.local(layer, row.input_size, self.eps))
+                reason = _bound(self.kind, model, row.path, names)
+                if reason:
+                    raise ModelChanged(f"'{row.path}' has changed since the plan: {reason}. Then plan again.")
+                local = self.kind.local(layer, row.input_size, self.eps)
+                if local.positions != row.positions:
+                    raise ModelChanged(
+                        f"'{row.path}' has changed since the plan: it has {shape_text(local.positions)} positions, "
+                        f"planned were {shape_text(row.positions)}. Plan again."
+                    )
+                edits.replace(row.path, local)
 
     def __str__(self) -> str:
         columns = ("layer", "weight", "input", "positions", "stored before", "after")
@@ -226,13 +237,14 @@ def plan_kind(
     expect_number("eps", eps)
     if isinstance(keep_first, bool) or not isinstance(keep_first, int) or keep_first < 0:
         raise SpecError(f"keep_first={keep_first!r}: need a whole number of at least 0.")
-    found = sites(model)
-    chosen = {id(site.tensor) for site in select(found, where)}
-    aliased = {id(site.tensor): site.names for site in found}
+    chosen = {id(site.tensor) for site in select(sites(model), where)}
+    aliased = _names(model)
     layers = {path: one for path, one in model.named_modules() if isinstance(one, kind.base)}
     candidates = {path: one for path, one in layers.items() if any(id(held) in chosen for held in _weights(one))}
     if not candidates:
-        raise NoMatch(f"where={describe(where)} matches no {kind.noun} of {type(model).__name__}.")
+        local = [path or "itself" for path, one in model.named_modules() if isinstance(one, LocalLayer)]
+        already = f" Local already, {len(local)}: {run_text(local, 8)}." if local else ""
+        raise NoMatch(f"where={describe(where)} matches no {kind.noun} of {type(model).__name__}.{already}")
     seen = _sizes_seen(kind, model, example_input, candidates)
     rows, left_out = [], []
     order = sorted(candidates, key=lambda path: list(seen).index(path) if path in seen else len(seen))
@@ -288,6 +300,21 @@ def _unfit(
     names: Mapping[int, Sequence[str]],
 ) -> str:
     """Why a layer cannot become local, or nothing."""
+    reason = _bound(kind, model, path, names)
+    if reason:
+        return reason
+    if path not in seen:
+        return "the example did not run it, so the size of its input is not known"
+    return kind.unfit(model.get_submodule(path), seen[path])
+
+
+def _names(model: nn.Module) -> dict[int, Sequence[str]]:
+    """All paths at which each parameter is read, by its id."""
+    return {id(site.tensor): site.names for site in sites(model)}
+
+
+def _bound(kind: Kind, model: nn.Module, path: str, names: Mapping[int, Sequence[str]]) -> str:
+    """Why a layer cannot become local whatever its input is, or nothing."""
     layer, owner = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
     if parametrize.is_parametrized(layer):
         return "its weight is made by a parametrization, which a local layer would lose: take that off first"
@@ -302,11 +329,7 @@ def _unfit(
     others = [name for row in weights for name in row if model.get_submodule(name.rpartition(".")[0]) is not layer]
     if others:
         return f"its weight is one parameter with '{others[0]}', and each position is to have a kernel of its own"
-    if kind.held(owner):
-        return kind.held(owner)
-    if path not in seen:
-        return "the example did not run it, so the size of its input is not known"
-    return kind.unfit(layer, seen[path])
+    return kind.held(owner)
 
 
 def _row(kind: Kind, path: str, layer: nn.Module, sizes: Sizes) -> LocalRow:

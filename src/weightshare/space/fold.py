@@ -6,7 +6,7 @@ what that does to outputs on given inputs.
 In the grid: across positions, from nothing shared back to everything shared. Source: none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
 from typing import Any
@@ -34,7 +34,7 @@ class FoldRow:
         stored_after: Of the mean.
         error: How far kernels are from their mean: root of the mean square, relative to that of the mean kernel; 0 if
             all are equal to the bit.
-        output_error: The same for what the layer gives on the inputs, or `None` without inputs.
+        output_error: The same for what the layer gives on the inputs, or `None` where it gives nothing on them.
     """
 
     path: str
@@ -51,7 +51,8 @@ class FoldPlan:
 
     Args:
         rows: One for each local layer.
-        output_error: Of the whole network on the inputs, relative, in evaluation mode; `None` without inputs.
+        output_error: Of the whole network on the inputs, relative, in evaluation mode; `None` without inputs, or if it
+            gives no floating-point numbers on them.
         stored_before: Parameters of the whole model now.
     """
 
@@ -92,18 +93,21 @@ def plan_fold(model: nn.Module, inputs: Any = None) -> FoldPlan:
 
     Raises:
         NoMatch: If the model has no local layer.
-        SpecError: If it cannot run on the inputs.
+        SpecError: If it cannot run on the inputs, or is on the meta device.
     """
     model = unwrapped(model)
     layers = {path: one for path, one in model.named_modules() if isinstance(one, LocalLayer)}
     if not layers:
         raise NoMatch(f"{type(model).__name__} has no local layer to fold.")
+    _expect_numbers(layers)
     torch_layers = {path: folded_layer(layer) for path, layer in layers.items()}
     seen: dict[str, tuple[float, float]] = {}
     whole = None
     if inputs is not None:
 
         def compare(path: str, layer_inputs: tuple[Any, ...], output: Tensor) -> None:
+            if not output.numel():
+                return
             was = seen.get(path, (0.0, 0.0))
             after = torch_layers[path].to(output.device)(*layer_inputs)
             off = (after - output).double().square().sum().item(), output.double().square().sum().item()
@@ -126,7 +130,7 @@ def plan_fold(model: nn.Module, inputs: Any = None) -> FoldPlan:
         stored = sum(one.numel() for one in layer.parameters() if id(one) not in counted)
         kept = sum(one.numel() for name, one in torch_layers[path].named_parameters() if name not in again)
         counted |= {*map(id, layer.parameters())}
-        out = math.sqrt(seen[path][0] / max(seen[path][1], 1e-300)) if path in seen else None
+        out = _ratio(*seen[path]) if path in seen else None
         rows.append(FoldRow(path, layer.positions, stored, kept, kernel_error(layer), out))
     return FoldPlan(tuple(rows), whole, count(model).stored)
 
@@ -143,11 +147,12 @@ def fold_(edits: edit.Transaction, tolerance: float) -> nn.Module:
 
     Raises:
         ModelChanged: If kernels of a layer differ by more, or are not finite.
-        SpecError: If the tolerance is no number of at least 0.
+        SpecError: If the tolerance is no number of at least 0, or a layer is on the meta device.
     """
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
         raise SpecError(f"tolerance={tolerance!r}: need a number of at least 0; inf folds in any case.")
     layers = {path: one for path, one in edits.model.named_modules() if isinstance(one, LocalLayer)}
+    _expect_numbers(layers)
     errors = {path: kernel_error(layer) for path, layer in layers.items()}
     lost = [path for path, error in errors.items() if math.isnan(error)]
     if lost:
@@ -198,10 +203,15 @@ def kernel_error(layer: LocalLayer) -> float:
             continue
         values = tensor.detach().double().flatten(1)
         mean = values.mean(0)
-        off, size = float((values - mean).square().mean().sqrt()), float(mean.square().mean().sqrt())
-        error = off / size if size else math.inf
+        error = _ratio(float((values - mean).square().mean()), float(mean.square().mean()))
         worst = error if math.isnan(error) else max(worst, error)
     return worst
+
+
+def _expect_numbers(layers: Mapping[str, LocalLayer]) -> None:
+    for path, layer in layers.items():
+        if layer.kernels().is_meta:
+            raise SpecError(f"'{path}' is on the meta device and has no numbers to fold: load the model first.")
 
 
 def _mean(kernels: Tensor) -> Tensor:
@@ -214,15 +224,24 @@ def _equal(kernels: Tensor) -> bool:
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """The floating-point tensors of whatever a network returns."""
+    """The floating-point tensors of whatever a network returns, but the empty ones."""
     from torch.utils._pytree import tree_leaves
 
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return [
+        leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()
+    ]
 
 
-def _relative(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+def _relative(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:
+    if not before:
+        return None
     off = sum((b.double() - a.double()).square().sum().item() for b, a in zip(before, after, strict=True))
-    return math.sqrt(off / max(sum(b.double().square().sum().item() for b in before), 1e-300))
+    return _ratio(off, sum(b.double().square().sum().item() for b in before))
+
+
+def _ratio(off: float, size: float) -> float:
+    """The root of one sum of squares over that of another; infinite where something is off from nothing."""
+    return math.sqrt(off / size) if size else math.inf if off else 0.0
 
 
 def _error_text(error: float | None) -> str:

@@ -71,8 +71,8 @@ class Lattice(Decoding):
     kind: ClassVar[type[Group]] = Positions
 
     def __post_init__(self) -> None:
-        periods = (self.period,) if isinstance(self.period, int) else self.period or (1,)
-        if not isinstance(periods, tuple) or any(type(one) is not int or one < 1 for one in periods):
+        periods = (1,) if self.period is None else (self.period,) if isinstance(self.period, int) else self.period
+        if not isinstance(periods, tuple) or not periods or any(type(one) is not int or one < 1 for one in periods):
             raise SpecError(f"Lattice(period={self.period!r}): need whole numbers of at least 1, or None.")
         if self.borders not in ("together", "apart"):
             raise SpecError(f"Lattice(borders={self.borders!r}): need 'together' or 'apart'.")

@@ -14,6 +14,8 @@ from weightshare.errors import SpecError
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 
+TINY = 1e-300
+
 
 def snr(weights: Float[Tensor, "... neurons inputs"]) -> Float[Tensor, "..."]:
     """Compare the weights' mean over neurons with their spread, input by input.
@@ -61,11 +63,17 @@ class Sharing(NamedTuple):
     """How far a local layer is from sharing: `within` the classes of a lattice, and over `all` its positions.
 
     Each is a signal-to-noise ratio, the mean over channels (and classes); infinite where kernels are equal to the bit.
-    Classes of one position say nothing and are not counted.
+    Classes of one position say nothing and are not counted. By equation 6 one number of a kernel that is equal in all
+    neurons is enough for infinity; `plan_fold` says how far whole kernels are.
     """
 
     within: float
     all: float
+
+    @property
+    def noise(self) -> tuple[float, float]:
+        """Both upside down, noise over signal: 0 where kernels are equal, and finite where they have no mean."""
+        return 1 / max(self.within, TINY), 1 / max(self.all, TINY)
 
 
 def space_sharing(layer: LocalLayer, lattice: Lattice | None = None) -> Sharing:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare._typing import Where
+from weightshare.decoding import wide
 from weightshare.errors import NoMatch, SpecError
 from weightshare.hooks import Handle, expect_count, expect_number, is_count
 from weightshare.space.lattice import Index, Lattice
@@ -192,7 +193,7 @@ class SleepHandle(Handle):
 
 
 def local_layers(model: nn.Module, where: Where = None) -> dict[str, LocalLayer]:
-    """The local layers of a model whose weight a pattern matches, by path, each once, in the order of the model.
+    """The local layers of a model of which a pattern matches a parameter, by path, each once, in its order.
 
     Raises:
         NoMatch: If there is none.
@@ -215,7 +216,7 @@ def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str
 
     Raises:
         SpecError: If all of a layer that a pattern names is frozen, or all layers are; or a weight is made from others,
-            or sharded.
+            sharded or on the meta device.
     """
     found: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -229,6 +230,8 @@ def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str
                 f"Sleep: '{path}.weight' is sharded over processes, so that none holds all positions that share. Train "
                 "with DistributedDataParallel, or leave the layer out of fully_shard and of where=."
             )
+        if any(one.is_meta for one in parts):
+            raise SpecError(f"Sleep: '{path}' is on the meta device and has no numbers to share: load the model first.")
         if where is not None and not any(one.requires_grad for one in parts):
             raise SpecError(f"Sleep: '{path}' is frozen: no step changes it. Leave it out of where={describe(where)}.")
         found[path] = [one for one in parts if one.requires_grad and id(one) not in seen]
@@ -259,7 +262,7 @@ def pull_(
         parts = [flat, whole]
         where = [at.to(flat.device) if isinstance(at, Tensor) else at for at in lattice.classes(layer)]
         means = [_mean(parts, at, axes) for at in where]
-        if not bool(torch.stack([mean.sum() for mean in means]).isfinite().all()):
+        if not bool(torch.stack([wide(mean).sum() for mean in means]).isfinite().all()):
             raise SpecError("a weight is NaN or infinite: the loss has diverged. Lower the learning rate.")
         for at, mean in zip(where, means, strict=True):
             part = flat[at] if isinstance(at, Tensor) else whole[at]

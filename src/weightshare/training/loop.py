@@ -31,7 +31,6 @@ from weightshare.verbs import refuse_untied
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-TINY = 1e-300
 MEASURED = ("weights", "distinct", "zero", "penalty")
 History = list[dict[str, float]]
 
@@ -238,11 +237,10 @@ def _shared(hooks: Sequence[ProximalHandle | Baseline | SleepHandle]) -> dict[st
 
 def _shared_in_space(model: nn.Module) -> dict[str, float]:
     """How far local layers are from sharing: noise over signal, which is 0 where they do, averaged over layers."""
-    rows = [space_sharing(layer) for layer in model.modules() if isinstance(layer, LocalLayer)]
+    rows = [space_sharing(layer).noise for layer in model.modules() if isinstance(layer, LocalLayer)]
     if not rows:
         return {}
-    noise = (sum(1 / max(row.within, TINY) for row in rows), sum(1 / max(row.all, TINY) for row in rows))
-    return {key: total / len(rows) for key, total in zip(NOISE, noise, strict=True)}
+    return {key: sum(noise) / len(rows) for key, noise in zip(NOISE, zip(*rows, strict=True), strict=True)}
 
 
 def _digest(data: Data) -> str:

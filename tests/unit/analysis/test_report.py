@@ -104,6 +104,16 @@ def test_json_has_every_field() -> None:
     assert data["groups"][0]["labels"] == [0, 0, 1, 1, 2, 2]
 
 
+def test_kernels_that_cancel_have_no_signal() -> None:
+    layer = ws.LocallyConnected1d(1, 1, 1, input_size=2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, -1.0]).view_as(layer.weight))
+    report = ws.report(layer)
+    noise = json.loads(report.to_json(), parse_constant=pytest.fail)["local"][0]["noise_over"]
+    assert 1e299 < noise < float("inf")
+    assert "1e-300" in str(report)
+
+
 def test_a_model_without_parameters_is_refused() -> None:
     with pytest.raises(ws.SharingError, match="has no parameters"):
         ws.report(nn.ReLU())

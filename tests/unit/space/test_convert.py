@@ -224,7 +224,7 @@ def explode(*_):
         (small, {"example_input": X, "keep_first": True}, SpecError, "keep_first=True"),
         (small, {"example_input": X, "eps": -0.1}, SpecError, "eps=-0.1: need a finite number"),
         (small, {"example_input": X, "eps": "a"}, SpecError, "eps='a': need a number"),
-        (lambda: nn.Sequential(nn.Linear(7, 3)), {"example_input": X}, NoMatch, "no convolution"),
+        (lambda: nn.Sequential(nn.Linear(7, 3)), {"example_input": X}, NoMatch, "no convolution of Sequential.$"),
         (lambda: nn.Conv2d(2, 3, 3), {"example_input": X}, ModelChanged, "nothing holds it. Wrap it first"),
     ],
 )

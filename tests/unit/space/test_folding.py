@@ -13,6 +13,7 @@ from weightshare.depth.tie import Tie
 from weightshare.errors import FileError, ModelChanged, NoMatch, OptimizerMismatch, SpecError
 from weightshare.files.checkpoint import load, save
 from weightshare.optimizer import check, param_groups
+from weightshare.space.convert import plan_local
 from weightshare.space.fold import plan_fold
 from weightshare.space.local import LocallyConnected2d
 from weightshare.space.sleep import Sleep
@@ -160,3 +161,71 @@ def test_a_codebook_on_local_layers_folds_with_them():
     assert type(small[0]) is nn.Conv2d
     assert torch.allclose(small[0].weight, net[0].as_conv_weight(net[0].kernels().mean(0)), atol=1e-6)
     assert plan_fold(net).rows[0].error > 0
+
+
+def tie_by_hand(net):
+    net[1].weight = net[0].weight
+
+
+CHANGES = {
+    "tied": (
+        lambda net: share_(net, Tie(rate=3), where="[0-2]"),
+        "'0' .*: its weight is one parameter with '1.weight'",
+    ),
+    "tied by hand": (tie_by_hand, "'0' .*: its weight is one parameter with '1.weight'"),
+    "hooks": (lambda net: net[2].register_forward_hook(lambda *_: None), "'2' .*: it has hooks, which would be lost"),
+    "padding": (lambda net: setattr(net[1], "padding", (0, 0)), "'1' .*: it has 3×5 positions, planned were 5×7"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_plan_that_is_out_of_date_is_refused(name):
+    net = convs()
+    plan = plan_local(net, X)
+    change, said = CHANGES[name]
+    change(net)
+    before = state(net)
+    with pytest.raises(ModelChanged, match=said):
+        plan.apply_(net)
+    assert state(net) == before
+    assert [type(one) for one in net] == [nn.Conv2d] * 3 + [nn.BatchNorm2d]
+
+
+def test_a_model_that_is_local_already_is_told_so():
+    net = convs(2)
+    localize_(net, X)
+    with pytest.raises(NoMatch, match=r"matches no convolution of Sequential. Local already, 2: 0 1.$"):
+        localize_(net, X)
+
+
+@pytest.mark.parametrize("verb", [fold, plan_fold])
+def test_on_the_meta_device_there_is_nothing_to_fold(verb):
+    net = convs().to("meta")
+    localize_(net, X.to("meta"))
+    with pytest.raises(SpecError, match="'0' is on the meta device and has no numbers to fold: load the model first"):
+        verb(net)
+
+
+class Largest(nn.Sequential):
+    """Gives whole numbers."""
+
+    def forward(self, input):
+        return super().forward(input).argmax(1)
+
+
+def test_outputs_that_cannot_be_compared_are_not_called_equal():
+    net = Largest(*convs())
+    localize_(net, X, eps=0.5)
+    plan = plan_fold(net, X)
+    assert plan.output_error is None
+    assert plan.rows[0].output_error > 0.1
+    assert plan_fold(net, X[:0]).rows[0].output_error is None
+    assert plan_fold(net[0], X[:0]).output_error is None
+
+
+def test_outputs_that_come_from_nothing_are_infinitely_off():
+    net = nn.Sequential(LocallyConnected2d(1, 1, 1, 2, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]).view_as(net[0].weight))
+    plan = plan_fold(net, torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]]]))
+    assert (plan.output_error, plan.rows[0].output_error) == (math.inf, math.inf)

@@ -139,6 +139,7 @@ def test_labels_of_your_own() -> None:
         {"period": "3"},
         {"period": (3, 0)},
         {"period": [3, 3]},
+        {"period": ()},
         {"borders": "none"},
         {"borders": None},
         {"labels": (0, 2)},

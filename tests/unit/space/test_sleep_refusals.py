@@ -159,6 +159,20 @@ def test_a_mode_that_does_not_fit_is_refused_before_training():
     assert not optimizer._optimizer_step_post_hooks
 
 
+@pytest.mark.parametrize("mode", ["instant", "hebbian"])
+def test_on_the_meta_device_there_is_nothing_to_share(mode):
+    model = net().to("meta")
+    with pytest.raises(SpecError, match="Sleep: '0' is on the meta device and has no numbers to share: load the model"):
+        Sleep(mode=mode).now_(model)
+
+
+def test_a_sum_that_half_precision_cannot_hold_is_no_divergence():
+    layer = LocallyConnected1d(2, 3, 1, 5, dtype=torch.float16)
+    nn.init.constant_(layer.weight, 60_000)
+    Sleep().now_(layer)
+    assert layer.weight.unique().tolist() == [60_000]
+
+
 def test_a_sleep_of_strength_0_is_none():
     model = net()
     before = [bits(one) for one in model.parameters()]
