@@ -160,11 +160,10 @@ def test_compiled(case):
 def test_how_the_input_sees_the_positions(case):
     """`turned` describes the transpose as a local layer; strides have none."""
     turned = case.geometry.turned(case.size, case.positions)
-    if turned is not None:
-        assert turned.positions(case.positions) == case.size
-    else:
-        away = [d * (k - 1) - low for d, k, low in zip(case.dilation, case.kernel, case.low, strict=True)]
-        assert any(step > 1 for step in case.stride) or min(away) < 0
+    spans = [d * (k - 1) for d, k in zip(case.dilation, case.kernel, strict=True)]
+    around = [span - width for span, *widths in zip(spans, case.low, case.high, strict=True) for width in widths]
+    assert (turned is not None) == (set(case.stride) == {1} and min(around) >= 0)
+    assert turned is None or turned.positions(case.positions) == case.size
 
 
 def test_a_geometry_comes_back_from_its_numbers():
