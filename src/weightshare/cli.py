@@ -197,12 +197,15 @@ def report(
 def fold(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     out: Annotated[Path | None, typer.Option(help="File to write; folded.safetensors in the run by default.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="How far kernels of a local layer may be from their mean, relative; inf for any.")
+    ] = 1e-3,
 ) -> None:
     """Fold a trained model into a plain one, save it, and say what it costs."""
     from weightshare.training.run import FOLDED, output_difference, trained
 
     model, data = trained(run)
-    small = fold_model(model)
+    small = fold_model(model, tolerance)
     path = out or Path(run) / FOLDED
     size, numbers = save(small, path), report_on(small)
     print(f"{path}: {size:,} bytes, {numbers.stored:,} stored numbers that {numbers.logical:,} places read.")
