@@ -55,10 +55,11 @@ def check_there_and_back(net: nn.Module, x: torch.Tensor) -> None:
     assert plan_fold(net).error == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NETS)
-def test_there_and_back_is_the_same_network(name):
+def test_there_and_back_is_the_same_network(name, dtype):
     net, shape = NETS[name]()
-    check_there_and_back(net, torch.randn(shape))
+    check_there_and_back(net.to(dtype), torch.randn(shape, dtype=dtype))
 
 
 @pytest.mark.slow
