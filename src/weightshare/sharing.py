@@ -204,7 +204,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Decoded(Group):
+class Decoded(Group, ABC):
     """One weight that a parametrization of torch makes from two stored tensors at every read; abstract.
 
     The first is the parametrization's original, a parameter with the slots. The second is the decoder's own: a buffer
@@ -227,9 +227,9 @@ class Decoded(Group):
         return sites.decoded_names(self.items[0], self.second)
 
     @property
+    @abstractmethod
     def stored_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Of the two stored tensors."""
-        raise NotImplementedError
 
     @property
     def index_memory(self) -> int:

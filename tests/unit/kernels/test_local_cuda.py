@@ -93,7 +93,7 @@ LARGER = {
 needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no graphics card here")
 
 
-def interpreted(names):
+def check_interpreted(names):
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-W", "ignore", "-c", CODE, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -101,13 +101,13 @@ def interpreted(names):
 
 
 def test_a_few_under_the_interpreter():
-    interpreted(["1d, even kernel, stride, more behind", "more padding than kernel", "3d"])
+    check_interpreted(["1d, even kernel, stride, more behind", "more padding than kernel", "3d"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES | LARGER)
 def test_under_the_interpreter(name):
-    interpreted([name])
+    check_interpreted([name])
 
 
 COMPILE = """
