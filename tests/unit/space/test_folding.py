@@ -15,7 +15,7 @@ from weightshare.files.checkpoint import load, save
 from weightshare.optimizer import check, param_groups
 from weightshare.space.convert import plan_local
 from weightshare.space.fold import plan_fold
-from weightshare.space.local import LocallyConnected2d
+from weightshare.space.local import LocallyConnected1d, LocallyConnected2d
 from weightshare.space.sleep import Sleep
 from weightshare.values.codebook import Codebook
 from weightshare.verbs import fold, localize_, share_, unshare_
@@ -46,6 +46,14 @@ def test_tied_local_layers_become_tied_convolutions():
     assert plan.stored_before == sum(one.numel() for one in net.parameters())
     assert plan.stored_after == sum(one.numel() for one in small.parameters()) == 2 * 2 * 9 + 2 + 4
     assert net[0].weight is net[2].weight
+
+
+def test_equal_kernels_are_copied_where_their_mean_would_be_rounded():
+    conv = nn.Conv1d(3, 5, 1, dtype=torch.float64)
+    layer = LocallyConnected1d.from_conv(conv, 1009, bias="position")
+    assert not torch.equal(layer.kernels().mean(0), layer.kernels()[0])
+    assert torch.equal(fold(layer).weight, conv.weight)
+    assert torch.equal(fold(layer).bias, conv.bias)
 
 
 def test_a_bias_that_another_layer_reads_too_stays_one():
