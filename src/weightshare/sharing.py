@@ -25,7 +25,7 @@ many labels as parts: they are a tensor, so they live in the model, and a plan h
 (`share_`, `unshare_`, `fold_`), and how it is written to its kind, so a plan need not know what kind its groups are of.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
