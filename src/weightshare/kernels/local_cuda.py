@@ -245,8 +245,10 @@ def _two(row: Sequence[int], missing: int = 1) -> tuple[int, int]:
 
 def _blocks(rows: int, depth: int, columns: int) -> tuple[int, int, int]:
     """Powers of two, at least what the card's matrix units take, and not far beyond what there is."""
-    found = (min(most, triton.next_power_of_2(n)) for n, most in ((rows, ROWS), (depth, DEPTH), (columns, COLUMNS)))
-    first, second, third = (max(16, block) for block in found)
+    first, second, third = (
+        max(16, min(most, 1 << (count - 1).bit_length()))
+        for count, most in ((rows, ROWS), (depth, DEPTH), (columns, COLUMNS))
+    )
     return first, second, third
 
 
