@@ -261,13 +261,18 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         macs=None if example_input is None else macs(model, example_input),
         groups=tuple(groups),
         codebooks=tuple(codebooks),
-        local=tuple(_local(path, one) for path, one in model.named_modules() if isinstance(one, LocalLayer)),
+        local=tuple(_local(path, one) for path, one in model.named_modules() if _has_kernels(one)),
         positions=tuple(positions),
         other_ties=tuple(site.names for site in sites(model) if site.aliases and not planned.intersection(site.names)),
     )
 
 
-def _local(path: str, layer: LocalLayer) -> Local:
+def _has_kernels(module: nn.Module) -> bool:
+    """Whether it is a local layer that stores a kernel for each position; one whose positions share is listed apart."""
+    return isinstance(module, LocalLayer) and "weight" in module._parameters
+
+
+def _local(path: str, layer: Any) -> Local:
     kernels, sharing = layer.kernels(), space_sharing(layer)
     modules = Lattice().assignment(layer).slots
     return Local(path, layer.positions, kernels[0].numel(), modules, *sharing.noise)
