@@ -5,12 +5,12 @@ python docs/refresh_space.py
 
 import json
 from pathlib import Path
-import re
 
 from weightshare._table import render
 from weightshare.experiments.local_cifar import PAPER, ROWS, TABLE, WHOLE
 from weightshare.experiments.local_cifar_results import table
 from weightshare.experiments.results import Result
+from weightshare.experiments.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "space.md"
@@ -52,13 +52,7 @@ def costs() -> str:
 
 def filled(page: str) -> str:
     """The page with every block as it should be."""
-    for name, text in blocks().items():
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page, count = pattern.subn(lambda _, inside=text, b=begin, e=end: f"{b}```text\n{inside}\n```\n{e}", page)
-        if count != 1:
-            raise SystemExit(f"{PAGE.name} has {count} places for {name!r}, need one.")
-    return page
+    return with_blocks(page, blocks())
 
 
 def _results(name: str) -> str:

@@ -107,3 +107,18 @@ def save_png(figure: "Figure", path: str | Path) -> None:
     """Write a picture beside its results, in one step."""
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format="png", dpi=110, transparent=True)
+
+
+def filled(page: str, blocks: Mapping[str, str]) -> str:
+    """A page of text with what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` as it should be.
+
+    Raises:
+        ConfigError: If the page has no place, or several, for a block.
+    """
+    for name, text in blocks.items():
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        page, count = pattern.subn(lambda _, inside=text, b=begin, e=end: f"{b}```text\n{inside}\n```\n{e}", page)
+        if count != 1:
+            raise ConfigError(f"The page has {count} places for {name!r}, need one.")
+    return page

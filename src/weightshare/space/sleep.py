@@ -26,7 +26,7 @@ from weightshare._typing import Where
 from weightshare.decoding import wide
 from weightshare.errors import NoMatch, SpecError
 from weightshare.hooks import Handle, expect_count, expect_number, is_count
-from weightshare.space.lattice import Index, Lattice
+from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.plasticity import Hebbian, expect_periodic, relax_
 from weightshare.surgery.sites import describe, plain, select, sites
@@ -259,18 +259,14 @@ def pull_(
     for tensor in own(layer) if only is None else only:
         whole = tensor.detach()
         flat = whole.flatten(0, axes - 1)
-        parts = [flat, whole]
-        where = [at.to(flat.device) if isinstance(at, Tensor) else at for at in lattice.classes(layer)]
-        means = [_mean(parts, at, axes) for at in where]
+        classes = [at.to(flat.device) if isinstance(at, Tensor) else at for at in lattice.classes(layer)]
+        # Regular classes are views, whose positions lie along every spatial axis; the others are copies, along one.
+        views = [(flat, at, (0,)) if isinstance(at, Tensor) else (whole, at, (*range(axes),)) for at in classes]
+        means = [view[at].mean(along, keepdim=True) for view, at, along in views]
         if not bool(torch.stack([wide(mean).sum() for mean in means]).isfinite().all()):
             raise SpecError("a weight is NaN or infinite: the loss has diverged. Lower the learning rate.")
-        for at, mean in zip(where, means, strict=True):
-            part = flat[at] if isinstance(at, Tensor) else whole[at]
-            moved = mean.expand_as(part) if strength == 1 else part.lerp(mean, strength)
-            if isinstance(at, Tensor):
-                flat[at] = moved
-            else:
-                part.copy_(moved)
+        for (view, at, _), mean in zip(views, means, strict=True):
+            view[at] = mean if strength == 1 else view[at].lerp(mean, strength)
         torch.autograd.graph.increment_version(tensor)
 
 
@@ -289,9 +285,3 @@ def own(layer: LocalLayer) -> list[nn.Parameter]:
     if not all(one.is_contiguous() for one in found):  # classes are written through flat views
         raise SpecError("its weight is not in one piece of memory: set it to weight.contiguous() first.")
     return found
-
-
-def _mean(parts: list[Tensor], at: Index, axes: int) -> Tensor:
-    if isinstance(at, Tensor):
-        return parts[0][at].mean(0, keepdim=True)
-    return parts[1][at].mean(tuple(range(axes)), keepdim=True)
