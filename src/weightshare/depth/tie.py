@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
+import warnings
 
 import torch
 from torch import Tensor
 from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.fuse import Fusion, first
+from weightshare.depth.notes import of_batch_norm, of_stages
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
-from weightshare.errors import AlreadyShared, SpecError
+from weightshare.errors import AlreadyShared, SharingWarning, SpecError
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
@@ -129,6 +131,17 @@ class Tie(Spec):
         if unfit and not groups:
             raise unfit[0]
         return groups, left_out
+
+    def notes(self, groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]:
+        """What a plan warns of: batch norm that is shared, and stages that are tied to one another; see `Spec.notes`.
+
+        Warns:
+            SharingWarning: If batch norm is shared: it would diverge only once it is trained.
+        """
+        shared = of_batch_norm(groups, model_sites)
+        for note in shared:
+            warnings.warn(note, SharingWarning, stacklevel=4)
+        return shared + of_stages(groups, model_sites)
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Fuse the values of each slot's readers, both in order. Changes nothing that it is given."""
