@@ -40,7 +40,10 @@ DataDir = Annotated[
     str | None, typer.Option(help="Where data sets lie and are downloaded to; data or $WEIGHTSHARE_DATA by default.")
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the square that a folder's images are cut to, in pixels.")]
-Where = Annotated[list[str] | None, typer.Option(help="Glob on parameter or module paths; may be repeated.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob on parameter or module paths; may be repeated, '!GLOB' to take away of those before it."),
+]
 
 
 def _version(asked: bool) -> None:
@@ -248,7 +251,7 @@ def demo(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021.")],
+    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022.")],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
         "results"
     ),

@@ -41,6 +41,7 @@ class Plan:
         stored_before: Parameters of the whole model now, each tensor once, buffers not counted.
         bytes_before: Their memory, in bytes.
         signature: Hash of the model's names, shapes, dtypes and ties, by which a changed model is refused.
+        notes: What the spec warns of, such as a shared batch norm.
     """
 
     spec: Spec
@@ -50,6 +51,7 @@ class Plan:
     stored_before: int
     bytes_before: int
     signature: str
+    notes: tuple[str, ...] = ()
 
     @property
     def stored_after(self) -> int:
@@ -144,6 +146,8 @@ class Plan:
             "bytes_before": self.bytes_before,
             "signature": self.signature,
         }
+        if self.notes:
+            data["notes"] = self.notes
         return json.dumps(data, indent=1)
 
     @classmethod
@@ -163,10 +167,13 @@ class Plan:
                 raise FileError(f"{type(spec).__name__} in the plan is no spec.")
             groups = tuple(spec.kind.from_entry(entry) for entry in data["groups"])
             numbers = (int(data["stored_before"]), int(data["bytes_before"]))
+            notes = data.get("notes", [])
+            if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+                raise FileError(f"The plan has {notes!r} as notes, which are no list of texts.")
             items = [item for group in groups for item in group.items]
             if not items or len(set(items)) != len(items) or min(numbers) < 0:
                 raise FileError("The plan has no group, or a parameter in two groups, or a negative count.")
-            return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]))
+            return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]), tuple(notes))
         except FileError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -188,6 +195,7 @@ class Plan:
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
                 *filter(None, [kind.note(self.groups)]),
+                *(f"Warning: {note}" for note in self.notes),
                 *(f"Left out, {len(paths)}: {_listed(paths)}: {reason}." for reason, paths in reasons.items()),
             ]
         )
@@ -210,7 +218,8 @@ def make_plan(model: nn.Module, spec: Spec, where: Where) -> Plan:
         raise NoMatch(f"Nothing that where={sites.describe(where)} matches can be shared. {reasons}{more}.")
     counts = counting.count(model)
     return Plan(
-        spec, sites.describe(where), tuple(groups), tuple(left_out), counts.stored, counts.bytes, signature(found)
+        *(spec, sites.describe(where), tuple(groups), tuple(left_out), counts.stored, counts.bytes, signature(found)),
+        notes=tuple(spec.notes(groups, found)),
     )
 
 

@@ -240,6 +240,17 @@ class Spec(Part):
         for group in groups:
             self.share_(edits, group)
 
+    def notes(self, groups: Sequence[Any], model_sites: Sequence[sites.Site]) -> list[str]:
+        """What the user should know before a plan of these groups is applied, a sentence or more each.
+
+        A plan prints them as warnings below its table. By default there are none.
+
+        Args:
+            groups: From `group`.
+            model_sites: Every site of the model.
+        """
+        return []
+
     @abstractmethod
     def share_(self, edits: edit.Transaction, group: Any) -> None:
         """Put the slots of a group into the model, and make its items read them."""

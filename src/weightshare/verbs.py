@@ -28,10 +28,11 @@ def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
         model: Any module, on any device; on `meta` it can be planned for, not shared.
         spec: How to share, such as `Tie(rate=2)`.
         where: Which parameters: a glob on the path of a parameter or of a module above it, where `*` crosses dots; a
-            list of globs; a module type; a predicate on `Site`; or `None` for all that the spec fits.
+            list of globs, in which `"!*norm*"` takes away again what it matches of those before it; a module type; a
+            predicate on `Site`; or `None` for all that the spec fits.
 
     Returns:
-        A `Plan`: print it, compare it, write it as JSON, apply it.
+        A `Plan`: print it, compare it, write it as JSON, apply it. What the spec warns of is in `notes` and printed.
 
     Raises:
         NoMatch: If the pattern matches nothing, or nothing that can be shared; the nearest paths or reasons are given.

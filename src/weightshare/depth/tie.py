@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from numbers import Real
 from typing import Any
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
+from weightshare.depth.notes import of_batch_norm, of_stages
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
 from weightshare.depth.transform import Transform
-from weightshare.errors import AlreadyShared, SpecError
+from weightshare.errors import AlreadyShared, SharingWarning, SpecError
 from weightshare.generating import read_bank_
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
@@ -155,6 +157,17 @@ class Tie(Spec):
         if unfit and not groups:
             raise unfit[0]
         return groups, left_out
+
+    def notes(self, groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]:
+        """What a plan warns of: batch norm that is shared, and stages that are tied to one another; see `Spec.notes`.
+
+        Warns:
+            SharingWarning: If batch norm is shared: it would diverge only once it is trained.
+        """
+        shared = of_batch_norm(groups, model_sites)
+        for note in shared:
+            warnings.warn(note, SharingWarning, stacklevel=4)
+        return shared + of_stages(groups, model_sites)
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor], known: Any = None) -> list[Tensor]:
         """Fuse the values of each slot's readers, both in order. Changes nothing that it is given.

@@ -41,7 +41,7 @@ class Share:
         spread: `uniform`, `front`, `middle` or `back`.
         fuse: `first`, `mean` or `weighted_mean`.
         weights: Of `weighted_mean`, one for each layer.
-        where: A glob, a list of globs, or nothing for all that fits.
+        where: A glob, a list of globs and exclusions (`!*norm*`), or nothing for all that fits.
     """
 
     rate: float | None = None
