@@ -113,8 +113,8 @@ def train(
     augment: Annotated[
         list[str] | None,
         typer.Option(
-            help="KEY=VALUE, may be repeated: crop=4, flip=true, rand_augment=[2,9], erase, mixup, cutmix, pad=mean, "
-            "repeats=4."
+            help="KEY=VALUE, may be repeated: crop=4, flip=true, rand_augment=[2,9], rand_augment_std, erase, mixup, "
+            "cutmix, pad=mean, repeats=4."
         ),
     ] = None,
     local: Annotated[
@@ -129,7 +129,8 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices and kernels.")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="How lr falls: cosine; or step, to a quarter at half and at three quarters.")
+        str | None,
+        typer.Option(help="How lr falls: cosine; onecycle; or step, to a quarter at half and at three quarters."),
     ] = None,
     layer_decay: Annotated[float | None, typer.Option(help="Factor on lr from a layer to the one before.")] = None,
     channels_last: Annotated[

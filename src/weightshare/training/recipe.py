@@ -23,7 +23,7 @@ SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal["first", "mean", "weighted_mean"]
 GradientName = Literal["sum", "mean"]
 OptimizerName = Literal["adamw", "sgd"]
-ScheduleName = Literal["cosine", "step"]
+ScheduleName = Literal["cosine", "step", "onecycle"]
 
 MILESTONES, FACTOR = (0.5, 0.75), 0.25
 """Of Pogodin 2021: the learning rate is divided by 4 after 100 and 150 of 200 epochs."""
@@ -90,7 +90,8 @@ class Recipe:
         channels_last: Whether training images lie in memory with channels last. Convolutions of many networks are
             faster so, half as fast again on CPUs, and equal up to rounding.
         schedule: After the warm-up: `cosine` is one cosine to zero, `step` multiplies the learning rate by `factor` at
-            each milestone.
+            each milestone, `onecycle` falls in a straight line to a twentieth, which is reached at two thirds of the
+            way, and in another one to zero. ConvMixer's own cycle is `onecycle` with a warm-up of 0.4.
         milestones: Of `step`: fractions of all steps, rising, from the end of the warm-up to below 1.
         factor: Of `step`, above 0 and at most 1.
     """
