@@ -4,6 +4,7 @@
 that the first argument is changed.
 """
 
+from collections.abc import Iterable
 import copy
 from typing import Any
 
@@ -48,13 +49,14 @@ def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
     return planning.make_plan(model, spec, where)
 
 
-def share_(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
+def share_(model: nn.Module, spec: Spec, where: Where = None, batches: Iterable[Any] | None = None) -> Plan:
     """Plan, and apply the plan, all or nothing.
 
     Args:
         model: The module to change.
         spec: As for `plan`.
         where: As for `plan`.
+        batches: As for `Plan.apply_`: for fusions that read activations.
 
     Returns:
         The plan that was applied.
@@ -69,7 +71,7 @@ def share_(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
         True
     """
     made = plan(model, spec, where)
-    made.apply_(model)
+    made.apply_(model, batches)
     return made
 
 
