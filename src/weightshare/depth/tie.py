@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
-from weightshare.depth.notes import of_batch_norm, of_stages
+from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
 from weightshare.depth.transform import Transform
 from weightshare.errors import AlreadyShared, SharingWarning, SpecError
@@ -26,6 +26,7 @@ from weightshare.generating import read_bank_
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.quantised import ADVICE, beside_quantised, quantised
 from weightshare.surgery.sites import Site
 
 
@@ -118,7 +119,8 @@ class Tie(Spec):
             AlreadyShared: If a site that the pattern names is already one parameter with another path.
             ShapeMismatch: If one list of slots would tie sites of different shape or dtype, or a frozen one to others.
             SpecError: If the rate is above a group's depth, or the list of slots is not as long as it. Where nobody
-                named that group, it is left out, and this is raised only if no other group is left.
+                named that group, it is left out, and this is raised only if no other group is left. If the pattern
+                names a quantised weight.
         """
         found = places(model_sites)
         left_out: list[LeftOut] = []
@@ -126,14 +128,17 @@ class Tie(Spec):
         for site in chosen:
             place = found[site.path]
             shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
-            buffered = _buffered_parametrization(site)
+            unfit_for_all = quantised(site.tensor) or _buffered_parametrization(site)
+            if explicit and quantised(site.tensor):
+                raise SpecError(f"Cannot tie '{site.path}': {unfit_for_all}. {ADVICE}.")
             if shared and explicit:
                 raise AlreadyShared(
                     f"Cannot tie '{site.path}': it is {shared}. Leave it out of the pattern, or give it a parameter of "
                     "its own first (unshare_ does, where a plan tied it)."
                 )
-            if shared or buffered or isinstance(place, str):
-                left_out.append(LeftOut(site.path, shared or buffered or str(place)))
+            alone = shared or unfit_for_all or ("" if explicit else beside_quantised(site))
+            if alone or isinstance(place, str):
+                left_out.append(LeftOut(site.path, alone or str(place)))
             else:
                 roles[place.before, place.after, site.shape, site.dtype, place.kind].append((place, site))
         self._refuse_mixed(list(roles.values()))
@@ -159,7 +164,7 @@ class Tie(Spec):
         return groups, left_out
 
     def notes(self, groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]:
-        """What a plan warns of: batch norm that is shared, and stages that are tied to one another; see `Spec.notes`.
+        """What a plan warns of: see `Spec.notes`, and `depth.notes` for what it says.
 
         Warns:
             SharingWarning: If batch norm is shared: it would diverge only once it is trained.
@@ -167,7 +172,7 @@ class Tie(Spec):
         shared = of_batch_norm(groups, model_sites)
         for note in shared:
             warnings.warn(note, SharingWarning, stacklevel=4)
-        return shared + of_stages(groups, model_sites)
+        return [*shared, *of_stages(groups, model_sites), *of_dtypes(groups)]
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor], known: Any = None) -> list[Tensor]:
         """Fuse the values of each slot's readers, both in order. Changes nothing that it is given.
