@@ -42,8 +42,8 @@ ARMS: dict[str, tuple[bool, str, float]] = {
 }
 """For each arm: whether it starts from the trained weights, how slots are fused, and the learning rate."""
 RATES = {"fused": (3e-4, 1e-3, 3e-3, 1e-2), "scratch": (1e-3, 3e-3, 1e-2)}
-"""For each arm the learning rates tried on ResNet-20, with a fifth of the training images held out. `ARMS` has the best,
-`random` that of `scratch`. The trained network has seen what is held out, so its accuracy there says nothing else."""
+"""For each arm the learning rates tried on ResNet-20, with a fifth of the training images held out. `ARMS` has the
+best, `random` that of `scratch`. The trained network has seen what is held out: accuracy there says nothing else."""
 
 
 def config(network: str, arm: str, seed: int, out: str | Path, data: str) -> RunConfig:

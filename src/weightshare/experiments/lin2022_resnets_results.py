@@ -50,8 +50,8 @@ STARTS = {"unshared": "trained, unshared", "mean": "fused"}
 COLUMNS = ("network", "weights", "stored", "exact (%)", "JPEG (%)", "fused less this, exact", "JPEG", "counts")
 START_COLUMNS = ("network", "fusion", "stored", "exact (%)", "JPEG (%)", "norms again: exact (%)", "JPEG (%)")
 NOTES = (
-    "See experiments.lin2022_resnets. JPEG: test images as JPEG files of quality 75, which nobody trained on. Trained from a copy of the tree, "
-    "so the commit is not recorded; seconds are of cores that did other things too."
+    "See experiments.lin2022_resnets. JPEG: test images as JPEG files of quality 75, which nobody trained on. Trained "
+    "from a copy of the tree, so the commit is not recorded; seconds are of cores that did other things too."
 )
 
 
