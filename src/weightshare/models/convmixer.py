@@ -7,10 +7,15 @@ Source: Trockman 2022 ("Patches are all you need?"), figure 2; used by Lin 2022.
 Lin 2022 trains with ReLU and dropout before the classifier, which are options here.
 """
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightshare.errors import SpecError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+"""By the names that a configuration can hold."""
 
 
 class Block(nn.Module):
@@ -63,7 +68,7 @@ def convmixer(
     kernel: int,
     classes: int = 1000,
     in_channels: int = 3,
-    activation: type[nn.Module] = nn.GELU,
+    activation: type[nn.Module] | Literal["gelu", "relu"] = nn.GELU,
     dropout: float = 0.0,
 ) -> ConvMixer:
     """Build a ConvMixer `dim/depth/patch/kernel`.
@@ -75,14 +80,14 @@ def convmixer(
         kernel: Side of the depthwise kernel `K`.
         classes: Outputs of the classifier.
         in_channels: Channels of the images.
-        activation: Class of the activation.
+        activation: Class of the activation, or `gelu` or `relu`.
         dropout: Probability before the classifier.
 
     Returns:
         A network from `(batch, in_channels, h, w)` to `(batch, classes)`; `h` and `w` are at least `patch`.
 
     Raises:
-        SpecError: If a size is below 1.
+        SpecError: If a size is below 1, or no activation has that name.
 
     Source: Trockman 2022, figure 2.
 
@@ -101,4 +106,8 @@ def convmixer(
     for name, size in sizes.items():
         if size < 1:
             raise SpecError(f"convmixer({name}={size}): need 1 or more.")
+    if isinstance(activation, str):
+        if activation not in ACTIVATIONS:
+            raise SpecError(f"convmixer(activation={activation!r}): need a class or one of {', '.join(ACTIVATIONS)}.")
+        activation = ACTIVATIONS[activation]
     return ConvMixer(dim, depth, patch, kernel, classes, in_channels, activation, dropout)

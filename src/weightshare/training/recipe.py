@@ -14,6 +14,7 @@ from weightshare.depth import topology
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
+from weightshare.training.distil import Distil
 from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.regularise import Cluster, Regularise
 
@@ -23,7 +24,7 @@ SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal["first", "mean", "weighted_mean"]
 GradientName = Literal["sum", "mean"]
 OptimizerName = Literal["adamw", "sgd"]
-ScheduleName = Literal["cosine", "step"]
+ScheduleName = Literal["cosine", "step", "onecycle"]
 
 MILESTONES, FACTOR = (0.5, 0.75), 0.25
 """Of Pogodin 2021: the learning rate is divided by 4 after 100 and 150 of 200 epochs."""
@@ -41,7 +42,7 @@ class Share:
         spread: `uniform`, `front`, `middle` or `back`.
         fuse: `first`, `mean` or `weighted_mean`.
         weights: Of `weighted_mean`, one for each layer.
-        where: A glob, a list of globs, or nothing for all that fits.
+        where: A glob, a list of globs and exclusions (`!*norm*`), or nothing for all that fits.
     """
 
     rate: float | None = None
@@ -90,9 +91,11 @@ class Recipe:
         channels_last: Whether training images lie in memory with channels last. Convolutions of many networks are
             faster so, half as fast again on CPUs, and equal up to rounding.
         schedule: After the warm-up: `cosine` is one cosine to zero, `step` multiplies the learning rate by `factor` at
-            each milestone.
+            each milestone, `onecycle` falls in a straight line to a twentieth, which is reached at two thirds of the
+            way, and in another one to zero. ConvMixer's own cycle is `onecycle` with a warm-up of 0.4.
         milestones: Of `step`: fractions of all steps, rising, from the end of the warm-up to below 1.
         factor: Of `step`, above 0 and at most 1.
+        distil: What is learnt from a teacher besides, or instead of, the labels; nothing for the labels alone.
     """
 
     epochs: int = 20
@@ -113,6 +116,7 @@ class Recipe:
     schedule: ScheduleName = "cosine"
     milestones: list[float] = field(default_factory=lambda: [*MILESTONES])
     factor: float = FACTOR
+    distil: Distil | None = None
 
     def __post_init__(self) -> None:
         copies = self.augment.repeats
@@ -295,8 +299,9 @@ def _value(hint: Any, value: Any, at: str) -> Any:
 
 def _any_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
     for hint in hints:
-        if get_origin(hint) is list and isinstance(value, list):
-            return _value(hint, value, at)  # its own message names the item that is wrong
+        listed = get_origin(hint) is list and isinstance(value, list)
+        if listed or (is_dataclass(hint) and isinstance(value, Mapping)):
+            return _value(hint, value, at)  # its own message names what is wrong
         try:
             return _value(hint, value, at)
         except ConfigError:

@@ -1,5 +1,6 @@
 """Our ConvMixer: shapes, options and refused sizes."""
 
+from jaxtyping import config
 import pytest
 import torch
 from torch import nn
@@ -23,6 +24,20 @@ def test_options() -> None:
     model = ws.models.convmixer(7, 3, 2, 5, activation=nn.ReLU, dropout=0.5)
     assert model.dropout.p == 0.5
     assert {type(block.activation) for block in model.blocks} == {nn.ReLU}
+
+
+def test_activations_have_names_that_a_configuration_can_hold() -> None:
+    model = ws.models.convmixer(7, 3, 2, 5, activation="relu")
+    assert {type(module.activation) for module in (model, *model.blocks)} == {nn.ReLU}
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    config.update("jaxtyping_disable", True)  # as it is for users: in tests, annotations are checked first
+    try:
+        with pytest.raises(ws.SharingError, match=r"activation='swish'\): need a class or one of gelu, relu"):
+            ws.models.convmixer(7, 3, 2, 5, activation="swish")
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("name", ["dim", "depth", "patch", "kernel", "classes", "in_channels"])

@@ -19,6 +19,7 @@ EACH = {
     "crop": Augment(crop=2),
     "flip": Augment(flip=True),
     "rand_augment": Augment(rand_augment=(2, 9)),
+    "rand_augment_std": Augment(rand_augment=(2, 9), rand_augment_std=4.5),
     "erase": Augment(erase=0.5),
     "mixup": Augment(mixup=0.3),
     "cutmix": Augment(cutmix=1.0),
@@ -125,6 +126,25 @@ def test_every_change_is_kornias_own(change, monkeypatch):
     assert not got.requires_grad
 
 
+def test_the_strength_is_drawn_around_m(monkeypatch):
+    """`contrast` multiplies by 0.1 + 1.8 · m / 30: the strength can be read."""
+    monkeypatch.setattr(pixels, "CHANGES", (("contrast", 0.1, 1.9),))
+    grey = torch.full((2, *SHAPE), 0.4)
+
+    def strengths(std, count):
+        vary = pixels.rand_augment(1, 24, CHANNELS, std)
+        found = torch.stack([vary(grey).flatten(1).amax(1) for _ in range(count)])
+        return (found / 0.4 - 0.1) / 1.8 * 30
+
+    torch.manual_seed(0)
+    drawn = strengths(4.0, 400)
+    assert torch.equal(drawn[:, 0], drawn[:, 1])  # one for the images of a batch that drew the change
+    assert float(drawn.max()) == pytest.approx(30.0, abs=1e-3)  # cut off, as in 27 of 400
+    assert float(drawn.median()) == pytest.approx(24.0, abs=0.7)
+    assert float(drawn[drawn < 24].sub(24).abs().median()) == pytest.approx(0.674 * 4, rel=0.2)
+    assert strengths(0.0, 1).tolist() == [pytest.approx([24.0, 24.0], abs=1e-4)]
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_as_many_changes_are_made_as_asked_for(n, batch, monkeypatch):
     """Of the one change that undoes itself, an odd number is one and an even number none."""
@@ -184,7 +204,7 @@ WRONG = [
     ("erase", float("nan")), ("erase", "0.1"), ("mixup", -1.0), ("mixup", float("inf")), ("cutmix", float("nan")),
     ("cutmix", True), ("rand_augment", [2]), ("rand_augment", [2, 9, 1]), ("rand_augment", [0, 9]),
     ("rand_augment", [2, 0]), ("rand_augment", [2, 30]), ("rand_augment", [2.0, 9]), ("rand_augment", "29"),
-    ("rand_augment", True),
+    ("rand_augment", True), ("rand_augment_std", -1.0), ("rand_augment_std", float("nan")), ("rand_augment_std", 1.0),
 ]  # fmt: skip
 
 

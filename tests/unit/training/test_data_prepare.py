@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from weightshare.errors import ConfigError
+from weightshare.errors import ConfigError, TrainingError
 from weightshare.training.data import Prepare, load_data
 from weightshare.training.data.build import build
+from weightshare.training.loop import fit
+from weightshare.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,9 @@ def test_statistics_are_those_of_the_new_training_images(digits):
         ({"validation": -0.1}, "validation"),
         ({"pool": 0}, "pool"),
         ({"copies": 0}, "copies"),
+        ({"label_noise": 1.1}, "prepare.label_noise=1.1: need a share, 0 to 1"),
+        ({"label_noise": -0.1}, "label_noise"),
+        ({"label_noise": float("nan")}, "label_noise"),
         ({"seed": -1}, "seed"),
     ],
 )
@@ -135,6 +140,65 @@ def test_what_does_not_fit_the_images(digits):
         Prepare(pool=3)(digits)
     with pytest.raises(ConfigError, match=r"prepare.validation=0.01: leaves 15 and 0 images"):
         Prepare(validation=0.01)(made_up())
+
+
+# Label noise
+
+
+def many(images: int, classes: int):
+    """A set whose labels are all known; pixels do not matter."""
+    labels = np.arange(images) % classes
+    pixels = np.zeros((images, 1, 2, 3), np.uint8)
+    return build("many", (pixels, labels), (pixels[:11], labels[:11]), classes)
+
+
+def test_an_exact_share_of_labels_is_drawn_from_all_classes():
+    data = many(7000, 7)
+    noisy = Prepare(label_noise=0.3, seed=5)(data)
+    changed = noisy.train.labels != data.train.labels
+    # 2,100 are drawn, of which a seventh is drawn right: 1,800 with a deviation of 16.
+    assert abs(int(changed.sum()) - 1800) < 64
+    assert torch.bincount(noisy.train.labels[changed], minlength=7).min() > 200
+    all_of_them = Prepare(label_noise=1.0)(data).train.labels
+    assert abs(int((all_of_them == data.train.labels).sum()) - 1000) < 117
+    assert torch.equal(noisy.train.images, data.train.images)
+
+
+def test_with_classes_that_no_label_has_every_replaced_label_shows():
+    """Of a million classes hardly one is drawn twice: the share is exact."""
+    data = build("few", *[(np.zeros((1301, 1, 1, 1), np.uint8), np.zeros(1301, int))] * 2, 10**6, ("one",) * 10**6)
+    for share, replaced in ((0.2, 260), (0.4, 520), (1.0, 1301)):
+        assert int((Prepare(label_noise=share)(data).train.labels != 0).sum()) == replaced
+
+
+def test_noise_is_the_seeds_and_grows_with_its_share():
+    data = many(1001, 13)
+    low, high = (Prepare(label_noise=share, seed=3)(data).train.labels for share in (0.2, 0.4))
+    assert torch.equal(low, Prepare(label_noise=0.2, seed=3)(data).train.labels)
+    assert not torch.equal(low, Prepare(label_noise=0.2, seed=4)(data).train.labels)
+    replaced = low != data.train.labels
+    assert torch.equal(low[replaced], high[replaced])
+    assert int((high != data.train.labels).sum()) > 300
+
+
+def test_what_is_measured_on_keeps_its_labels():
+    data = many(1001, 13)
+    assert torch.equal(Prepare(label_noise=1.0)(data).test.labels, data.test.labels)
+    clean, noisy = (Prepare(validation=0.2, label_noise=share)(data) for share in (0.0, 1.0))
+    assert torch.equal(noisy.test.labels, clean.test.labels)
+    assert not torch.equal(noisy.train.labels, clean.train.labels)
+    copied = Prepare(label_noise=1.0, copies=2)(data).train.labels
+    assert torch.equal(copied[::2], copied[1::2])  # copies of an image agree on what it is
+    assert torch.equal(copied[::2], Prepare(label_noise=1.0)(data).train.labels)
+
+
+def test_a_run_with_other_labels_is_another_run(digits, tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    recipe = Recipe(epochs=1, batch_size=479)
+    fit(model, Prepare(label_noise=0.2)(digits), recipe, folder=tmp_path)
+    with pytest.raises(TrainingError, match=r"labels is '[0-9a-f]{16}' there and"):
+        fit(model, Prepare(label_noise=0.2, seed=1)(digits), recipe, folder=tmp_path)
 
 
 # Squares from the middle

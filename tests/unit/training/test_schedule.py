@@ -3,6 +3,7 @@
 from dataclasses import asdict
 import math
 
+import numpy as np
 import pytest
 
 from weightshare.errors import ConfigError
@@ -42,6 +43,15 @@ def test_the_cosine_is_what_it_was():
     assert rates(recipe, 8) == pytest.approx([1.0, 2.0, *half])
 
 
+def test_convmixers_cycle():
+    """0 to 1 at two fifths, 1/20 at four fifths, 0 at the end, and straight lines between."""
+    found = rates(Recipe(lr=7.0, warmup=0.4, schedule="onecycle"), 1000)
+    assert found[399] == 7.0
+    expected = np.interp(range(400, 1000), [400, 800, 1000], [7.0, 0.35, 0.0])
+    assert found[400:] == pytest.approx(expected.tolist())
+    assert found[:400] == pytest.approx(np.linspace(7.0 / 400, 7.0, 400).tolist())
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -67,6 +77,6 @@ def test_a_configuration_from_before_is_a_cosine():
     old = asdict(Recipe(lr=0.7))
     for name in ("schedule", "milestones", "factor"):
         del old[name]
-    for name in ("pad", "repeats"):
+    for name in ("pad", "repeats", "rand_augment_std"):
         del old["augment"][name]
     assert strict(Recipe, old) == Recipe(lr=0.7)

@@ -33,6 +33,8 @@ class Augment:
             arXiv 1905.04899); 0 for none. With `mixup` too, each batch has one of the two, with even chances.
         pad: Of `crop`, what the pixels put around are: `zero`, black, or `mean`, that of the training images, which is
             0 once images are normalised.
+        rand_augment_std: Of `rand_augment`: standard deviation of the strength, on its scale of 30. It is drawn from
+            a normal distribution around m, cut off at 0 and 30, for all images of a batch that drew the same change.
         repeats: How often each image is in a batch, varied by itself each time. The batch keeps its size and holds so
             many times fewer different images, and the epoch has so many times more steps: each image comes up `repeats`
             times in it (Pogodin 2021, section 5.1, whose time for a run grows as often).
@@ -41,8 +43,9 @@ class Augment:
         ConfigError: If a value has the wrong kind or is out of range.
 
     Example:
-        >>> Augment(crop=4, flip=True)
-        Augment(crop=4, flip=True, rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, pad='zero', repeats=1)
+        >>> Augment(crop=4, flip=True)  # doctest: +NORMALIZE_WHITESPACE
+        Augment(crop=4, flip=True, rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, pad='zero',
+        repeats=1, rand_augment_std=0.0)
     """
 
     crop: int = 0
@@ -53,6 +56,7 @@ class Augment:
     cutmix: float = 0.0
     pad: Literal["zero", "mean"] = "zero"
     repeats: int = 1
+    rand_augment_std: float = 0.0
 
     def __post_init__(self) -> None:
         if type(self.crop) is not int or self.crop < 0:
@@ -63,10 +67,12 @@ class Augment:
             object.__setattr__(self, "rand_augment", _two(self.rand_augment))
         if not _number(self.erase) or not 0 <= self.erase <= 1:
             raise _wrong("erase", self.erase, "a probability, 0 to 1")
-        for name in ("mixup", "cutmix"):
+        for name in ("mixup", "cutmix", "rand_augment_std"):
             if not _number(getattr(self, name)) or not 0 <= getattr(self, name) < math.inf:
                 raise _wrong(name, getattr(self, name), "a finite number, 0 or more")
-        for name in ("erase", "mixup", "cutmix"):
+        if self.rand_augment_std and self.rand_augment is None:
+            raise _wrong("rand_augment_std", self.rand_augment_std, "rand_augment with it: nothing has a strength")
+        for name in ("erase", "mixup", "cutmix", "rand_augment_std"):
             object.__setattr__(self, name, float(getattr(self, name)))
         if self.pad not in ("zero", "mean"):
             raise _wrong("pad", self.pad, "'zero' or 'mean'")
@@ -131,7 +137,8 @@ def augmentation(
         from weightshare.training.data.pixels import erasing, rand_augment  # they import kornia
 
         if augment.rand_augment:
-            steps.append(rand_augment(augment.rand_augment[0], augment.rand_augment[1], channels=shape[0]))
+            n, m = augment.rand_augment
+            steps.append(rand_augment(n, m, shape[0], augment.rand_augment_std))
         if augment.erase:
             steps.append(erasing(augment.erase))
     mix = mixing(augment.mixup, augment.cutmix, classes) if augment.soft else None

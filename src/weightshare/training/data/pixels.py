@@ -27,8 +27,11 @@ CHANGES = (
 )
 """Name and range of each change, as kornia's own RandAugment has them."""
 
+STRONGEST = 30
+"""What kornia divides a strength by."""
 
-def rand_augment(n: int, m: int, channels: int) -> Callable[[Tensor], Tensor]:
+
+def rand_augment(n: int, m: int, channels: int, std: float = 0.0) -> Callable[[Tensor], Tensor]:
     """Make the function that applies RandAugment, with changes drawn for each image.
 
     kornia's own draws once for a whole batch; here images that drew the same change are put together.
@@ -37,6 +40,7 @@ def rand_augment(n: int, m: int, channels: int) -> Callable[[Tensor], Tensor]:
         n: Changes for each image, one after the other, from 1.
         m: Strength, 1 to 29 of 30.
         channels: 1 or 3; on grey images there is no `color`.
+        std: Standard deviation of the strength, which is drawn anew for each change of a batch and kept in 0 to 30.
 
     Raises:
         ConfigError: If kornia is not installed, or images have other channels.
@@ -55,6 +59,8 @@ def rand_augment(n: int, m: int, channels: int) -> Callable[[Tensor], Tensor]:
                 rows = (drawn == number).nonzero()[:, 0]
                 if len(rows):
                     rows = rows.to(images.device, non_blocking=True)
+                    if std:  # kornia reads its m in each call
+                        change.m = float((m + std * torch.randn(())).clamp(0, STRONGEST))
                     out[rows] = change(images[rows])
             images = out
         return images

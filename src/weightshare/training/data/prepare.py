@@ -1,10 +1,11 @@
-"""What is done to a data set once, before training: parts of it, smaller images, images on a torus, shuffled pixels,
-squares from the middle."""
+"""What is done to a data set once, before training: parts of it, wrong labels, smaller images, images on a torus,
+shuffled pixels, squares from the middle."""
 
 from dataclasses import dataclass, fields, replace
 import math
 from typing import Literal
 
+from jaxtyping import Int
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from weightshare.training.data.split import Data, InMemory, Split
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of red, green and blue over ImageNet, as torchvision has them."""
 
-ANYWHERE = ("fraction", "validation", "cut", "margin", "normalise")
+ANYWHERE = ("fraction", "validation", "label_noise", "cut", "margin", "normalise")
 """What also works on images that are read from disk in each step; their mean and standard deviation stay."""
 
 
@@ -29,13 +30,16 @@ class Prepare:
         fraction: Share of the training images of each class that is kept, the first ones of it; above 0, at most 1.
         validation: Share of the kept training images of each class, the last ones of it, that is held out and measured
             on *instead of* the test images, for choosing settings; 0 to below 1.
+        label_noise: Share `l` of the training images whose label is replaced by a class drawn from all, its own
+            included, so that about `l (1 - 1 / classes)` of the labels are wrong; 0 to 1. Images that are measured on
+            keep theirs. With one seed, what is replaced at a low share is replaced by the same at a higher one.
         pool: Side of the squares of pixels whose mean becomes one pixel; 2 halves the side.
         copies: How many copies of each training image there are, each shifted by itself.
         shift: Whether each image, test images too, is shifted around a torus once by a random number of rows and
             columns, any with the same chance.
         shuffle: Whether pixels are put into another order, one for all images, so that neighbours are neighbours no
             more.
-        seed: Of shifts and the order.
+        seed: Of replaced labels, shifts and the order.
         cut: Side of the square from the middle of each image that a network sees; nothing for whole images.
         margin: Of `cut`: pixels that training images keep on each side of that square. Each step cuts a square of side
             `cut` out of them at random. Nothing is all that there is: the whole image, and of images that are read from
@@ -47,7 +51,8 @@ class Prepare:
 
     Source: Shakerinava 2023: MNIST on a torus is `Prepare(fraction=0.6, pool=2, shift=True)`. Pogodin 2021, section
         5.1: TinyImageNet with a padding of 4 is `Prepare(cut=48, margin=4, normalise="imagenet")`; ImageNet
-        `Prepare(cut=224, margin=None, normalise="imagenet")` of a folder brought to 256 pixels.
+        `Prepare(cut=224, margin=None, normalise="imagenet")` of a folder brought to 256 pixels. Lin 2022, supplement
+        F.1: label noise.
     Differs: Images are halved by means of 2×2 pixels; the paper does not say how.
     """
 
@@ -61,11 +66,13 @@ class Prepare:
     cut: int | None = None
     margin: int | None = 0
     normalise: Literal["data", "imagenet"] = "data"
+    label_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
             ("fraction", math.isfinite(self.fraction) and 0 < self.fraction <= 1, "above 0 and at most 1"),
             ("validation", math.isfinite(self.validation) and 0 <= self.validation < 1, "0 to below 1"),
+            ("label_noise", 0 <= self.label_noise <= 1, "a share, 0 to 1"),
             ("pool", self.pool >= 1, "1 or more pixels"),
             ("copies", self.copies >= 1, "1 or more"),
             ("seed", 0 <= self.seed < 2**32, "0 to 4294967295"),
@@ -95,6 +102,8 @@ class Prepare:
             kept, held = self._rows(data.train.labels.cpu())
             test = _taken(data.train, held) if self.validation else data.test
             data = replace(data, train=_taken(data.train, kept), test=test)
+        if self.label_noise:
+            data = replace(data, train=_labelled(data.train, self.noisy(data.train.labels.cpu(), data.classes)))
         changed = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
         if set(changed) - {*ANYWHERE, "seed"}:
             train, test = self._changed(self._part(data.train), self._part(data.test), data.name)
@@ -144,6 +153,15 @@ class Prepare:
         """Which pixel stands where once pixels are shuffled: `(height·width)`, numbers of the pixels before."""
         return torch.randperm(height * width, generator=torch.Generator().manual_seed(self.seed))
 
+    def noisy(self, labels: Int[Tensor, " images"], classes: int) -> Int[Tensor, " images"]:
+        """Labels of which `round(label_noise · images)` are replaced by a class drawn from all; the others stay."""
+        generator = torch.Generator().manual_seed(self.seed)
+        # All are drawn, whatever the share is: so a higher one replaces the same, and more.
+        rows = torch.randperm(len(labels), generator=generator)
+        drawn = torch.randint(classes, (len(labels),), generator=generator)
+        rows = rows[: round(self.label_noise * len(labels))]
+        return labels.index_copy(0, rows, drawn[rows])
+
     def _part(self, split: Split) -> InMemory:
         if not isinstance(split, InMemory):
             raise ConfigError(
@@ -181,6 +199,11 @@ def _taken(split: Split, rows: Tensor) -> Split:
         return replace(split, images=split.images.cpu()[rows], labels=split.labels.cpu()[rows])
     assert isinstance(split, Lazy)
     return replace(split, files=split.files[rows.numpy()], labels=split.labels.cpu()[rows])
+
+
+def _labelled(split: Split, labels: Tensor) -> Split:
+    assert isinstance(split, InMemory | Lazy)
+    return replace(split, labels=labels)
 
 
 def _middle(split: Split, side: int) -> Split:
