@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from weightshare.depth.fuse import first
 from weightshare.errors import ConfigError
 from weightshare.experiments import lin2022_resnets, lin2022_resnets_results
 from weightshare.experiments.lin2022_resnets import ARMS, NETWORKS, RATES, config, rate_config, reestimate_
-from weightshare.experiments.lin2022_resnets_results import Sets, rates, starts, table, train
+from weightshare.experiments.lin2022_resnets_results import SPECS, Sets, rates, starts, table, train
 from weightshare.experiments.results import Result
 from weightshare.models import resnet20
 from weightshare.training.data import Augment, load_data
@@ -57,14 +56,15 @@ def small(monkeypatch):
     monkeypatch.setattr(lin2022_resnets_results, "RATES", {"fused": (0.1,)})
 
 
-def test_statistics_measured_again(images):
+def test_statistics_measured_again(images, monkeypatch):
     """Of the first norm they are means over batches; the mode of each module and all parameters stay."""
     torch.manual_seed(0)
     split = images["exact"].train
+    monkeypatch.setattr(lin2022_resnets, "RECIPE", replace(lin2022_resnets.RECIPE, augment=Augment()))
     net = resnet20(SMALL, blocks=1, shortcut="pad", classes=2).eval()
     net.layer1.train()
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    reestimate_(net, split, batch_size=23)
+    reestimate_(net, images["exact"], batch_size=23)
     with torch.no_grad():
         inputs = [net.conv1(split[at : at + 23][0]) for at in (0, 23)]  # of 68 the last 22 fill no batch
     torch.testing.assert_close(net.bn1.running_mean, sum(x.mean((0, 2, 3)) for x in inputs) / 2)
@@ -72,16 +72,27 @@ def test_statistics_measured_again(images):
     assert [net.training, net.layer1[0].bn1.training, net.bn1.training] == [False, True, False]
     assert net.bn1.momentum == 0.1
     torch.testing.assert_close([*net.parameters()], before, rtol=0, atol=0)
+    clean = net.bn1.running_mean.clone()
+    monkeypatch.undo()
+    reestimate_(net, images["exact"], batch_size=23)
+    assert not torch.equal(net.bn1.running_mean, clean)  # varied as in training, and the same each time
+    found = net.bn1.running_mean.clone()
+    reestimate_(net, images["exact"], batch_size=23)
+    assert torch.equal(net.bn1.running_mean, found)
 
 
 def test_first_rows(tmp_path, small, images):
     torch.manual_seed(0)
     weights = {"resnet20": resnet20(SMALL, blocks=2, shortcut="pad", classes=2).state_dict()}
     shown = []
-    begun = starts(weights, images, tmp_path / "runs", tmp_path, echo=shown.append)
-    assert [one.run for one in begun] == ["resnet20-unshared", "resnet20-mean", "resnet20-first"]
+    specs = {name: SPECS[name] for name in ("unshared", "mean", "least-squares")}
+    begun = starts(weights, images, tmp_path / "runs", tmp_path, specs, echo=shown.append)
+    assert [one.run for one in begun] == ["resnet20-unshared", "resnet20-mean", "resnet20-least-squares"]
     assert begun[0].numbers["stored"] - begun[1].numbers["stored"] == 2 * 9 * 2**2
-    assert {key for key in begun[1].numbers if "again" in key} == {"exact_again", "jpeg_again"}
+    assert [{key for key in one.numbers if "again" in key} for one in begun[1:]] == [
+        {"exact_again", "jpeg_again"},
+        {"exact_again"},
+    ]
     (made,) = train({"resnet20": ("fused",)}, (0, 1), images, tmp_path / "runs", tmp_path, echo=shown.append)
     assert (made.config["data"], made.config["init"]) == ("exact", "resnet20")
     assert str(tmp_path) not in (tmp_path / "lin2022" / "resnets" / "resnet20-fused.json").read_text()
@@ -94,7 +105,7 @@ def test_first_rows(tmp_path, small, images):
         "fused, trained on",
     ]
     assert rates(images, tmp_path / "runs", tmp_path)[0].run == "fused-0.1"
-    again = starts(weights, images, tmp_path / "runs", tmp_path, {"mean": first}, echo=shown.append)
+    again = starts(weights, images, tmp_path / "runs", tmp_path, {"mean": SPECS["first"]}, echo=shown.append)
     assert again[0] == begun[1]  # what is there is read
 
 
