@@ -17,4 +17,5 @@ from typing import Any
 from torch import nn
 
 Where = str | type[nn.Module] | Callable[[Any], bool] | Sequence[str] | None
-"""Which sites: a glob, a module type, a predicate on `Site`, a list of globs, or `None` for all that fits."""
+"""Which sites: a glob, a module type, a predicate on `Site`, a list of globs, of which some may take away again what
+those before them match (`["blocks", "!*norm*"]`), or `None` for all that fits."""

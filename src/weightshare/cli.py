@@ -40,7 +40,10 @@ DataDir = Annotated[
     str | None, typer.Option(help="Where data sets lie and are downloaded to; data or $WEIGHTSHARE_DATA by default.")
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the square that a folder's images are cut to, in pixels.")]
-Where = Annotated[list[str] | None, typer.Option(help="Glob on parameter or module paths; may be repeated.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob on parameter or module paths; may be repeated, '!GLOB' to take away of those before it."),
+]
 
 
 def _version(asked: bool) -> None:
@@ -121,6 +124,13 @@ def train(
     sleep: Annotated[int | None, typer.Option(help="Share kernels of positions after every so many steps.")] = None,
     sleep_mode: Annotated[str | None, typer.Option(help="Of --sleep: instant or hebbian.")] = None,
     init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
+    distil: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE, may be repeated: teacher=FILE, labels=0, logits=1, temperature=1, hidden=1, "
+            "kind=relation, where=blocks.*."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
@@ -153,6 +163,7 @@ def train(
     recipe |= _given(channels_last=channels_last, schedule=schedule)
     recipe |= {"sleep": [_given(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
     recipe |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
+    recipe |= {"distil": changes} if (changes := _pairs(distil, "--distil")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
@@ -249,7 +260,7 @@ def demo(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021.")],
+    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022.")],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
         "results"
     ),
@@ -283,8 +294,9 @@ def _config(path: Path | None, schedule: dict[str, Any] | None = None, **options
     for key, given in (("train", schedule), ("model_args", options.pop("model_args", None))):
         base = settings.get(key)
         if given and isinstance(base, dict):
-            if isinstance(base.get("augment"), dict) and "augment" in given:
-                given = {**given, "augment": {**base["augment"], **given["augment"]}}
+            for part in ("augment", "distil"):
+                if isinstance(base.get(part), dict) and part in given:
+                    given = {**given, part: {**base[part], **given[part]}}
             given = {**base, **given}
         options[key] = given
     settings |= {key: value for key, value in options.items() if value not in (None, {}, [])}

@@ -1,4 +1,4 @@
-"""Errors: one base class, and a child wherever a caller may want to catch one kind alone.
+"""Errors: one base class, and a child wherever a caller may want to catch one kind alone; and one class of warnings.
 
 A message says what failed, where, what it got against what it needed, and what to do about it.
 """
@@ -42,3 +42,7 @@ class ConfigError(SharingError):
 
 class TrainingError(SharingError):
     """Training cannot start or go on: missing data, a loss that is not finite, a directory in use."""
+
+
+class SharingWarning(UserWarning):
+    """What is planned can be done, and seldom is what one wants."""

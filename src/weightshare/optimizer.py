@@ -15,6 +15,7 @@ from torch import nn
 from weightshare import planning
 from weightshare._typing import Where
 from weightshare.errors import OptimizerMismatch, SpecError
+from weightshare.generating import Bank
 from weightshare.surgery.blocks import Place, in_norm, places
 from weightshare.surgery.layers import layer_numbers
 from weightshare.surgery.sites import Site, plain, select, sites
@@ -51,7 +52,8 @@ def param_groups(
 
     Returns:
         One group for each pair of decay and scale, with `params`, `param_names`, `weight_decay`, and `lr` or `lr_scale`
-        where there is one.
+        where there is one. What single layers add to a shared weight (`Tie(own=...)`, learned weights of a fusion) is
+        in groups of its own, without decay, with `own` set: adapters often want another learning rate or optimizer.
 
     Raises:
         SpecError: If a number is out of its range, nothing in the model is trainable, or there are no layers to count.
@@ -81,21 +83,22 @@ def param_groups(
         undecayed |= {site.path for site in select(found, no_decay)}
     readers = {tie[0]: len(tie) for tie in planning.applied_ties(model)} if lr_scale == "mean" else {}
     layer_scales = _layer_scales(model, layer_decay)
-    grouped: dict[tuple[float, float], list[Site]] = defaultdict(list)
+    own = _own(model)
+    grouped: dict[tuple[float, float, bool], list[Site]] = defaultdict(list)
     for site in trainable:
         r = max((readers.get(name, 1) for name in site.names), default=1)
         decay = 0.0 if site.path in undecayed else float(weight_decay) * r
-        grouped[decay, layer_scales[site.path] / r].append(site)
-    scaled = any(scale != 1 for _, scale in grouped)
+        grouped[decay, layer_scales[site.path] / r, site.path in own].append(site)
+    scaled = any(scale != 1 for _, scale, _ in grouped)
     groups = []
-    for (decay, scale), members in grouped.items():
+    for (decay, scale, of_layers), members in grouped.items():
         group = {
             "params": [site.tensor for site in members],
             "param_names": [site.path for site in members],
             "weight_decay": decay,
         }
         rate = {"lr_scale": scale} if lr is None else {"lr": lr * scale}
-        groups.append(group | (rate if scaled or lr is not None else {}))
+        groups.append(group | (rate if scaled or lr is not None else {}) | ({"own": True} if of_layers else {}))
     return groups
 
 
@@ -192,6 +195,12 @@ def _listed_by_model(model: nn.Module) -> set[str]:
             names: Any = lister(module)
             listed |= {planning.from_root(path, str(name)) for name in names}
     return listed
+
+
+def _own(model: nn.Module) -> set[str]:
+    """Paths of what banks have for single layers."""
+    banks = [(path, module) for path, module in model.named_modules() if isinstance(module, Bank)]
+    return {planning.from_root(path, name) for path, bank in banks for name in bank.own_names()}
 
 
 def _layer_scales(model: nn.Module, layer_decay: float | None) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ module; by them a report, a file or `retie_` knows what ought to be shared. Two 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
@@ -21,8 +21,8 @@ from weightshare._typing import Where
 from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SpecError
 from weightshare.parts import Part
 from weightshare.sharing import Group, LeftOut, Spec
+from weightshare.surgery import compare, edit, sites
 from weightshare.surgery import count as counting
-from weightshare.surgery import edit, sites
 
 FORMAT = "weightshare.plan/1"
 APPLIED = "_weightshare_plans"
@@ -41,6 +41,7 @@ class Plan:
         stored_before: Parameters of the whole model now, each tensor once, buffers not counted.
         bytes_before: Their memory, in bytes.
         signature: Hash of the model's names, shapes, dtypes and ties, by which a changed model is refused.
+        notes: What the spec warns of, such as a shared batch norm.
     """
 
     spec: Spec
@@ -50,6 +51,7 @@ class Plan:
     stored_before: int
     bytes_before: int
     signature: str
+    notes: tuple[str, ...] = ()
 
     @property
     def stored_after(self) -> int:
@@ -66,7 +68,7 @@ class Plan:
         """Every list of paths that are to be one parameter."""
         return tuple(tie for group in self.groups for tie in group.ties)
 
-    def apply_(self, model: nn.Module) -> None:
+    def apply_(self, model: nn.Module, batches: Iterable[Any] | None = None) -> None:
         """Share the model's weights as planned, all or nothing.
 
         The parameter of a slot is the object that its first reader had, so an optimizer that held it keeps its state;
@@ -74,19 +76,24 @@ class Plan:
 
         Args:
             model: The model that the plan was made for, or one of equal structure. Its numbers may differ.
+            batches: For a fusion that reads activations, and for no other: what the model can run on, each a tensor, a
+                sequence of positional arguments or a mapping of keyword arguments.
 
         Raises:
             ModelChanged: If names, shapes, dtypes or ties are not those that were planned for.
             AlreadyShared: If a weight is one parameter with another one already, or lies in the same memory.
             ShapeMismatch: If weights of one slot lie on different devices, or some of them are frozen.
-            SpecError: If a weight is on the meta device or cannot be written, or a fusion gives what no slot can hold.
+            SpecError: If a weight is on the meta device or cannot be written, a fusion gives what no slot can hold, or
+                batches are missing, not wanted, or nothing that the model can run on.
                 In every case the model is bit for bit as it was.
         """
         model = sites.plain(model)
         self._expect(model)
+        if self.spec.reads_batches != (batches is not None):
+            needs = "reads activations: give apply_ batches=..." if batches is None else "reads no batches: give none"
+            raise SpecError(f"{self.spec!r} {needs}.")
         with edit.transaction(model) as edits:
-            for group in self.groups:
-                self.spec.share_(edits, group)
+            self.spec.share_groups_(edits, self.groups, batches)
             record(edits, "", self)
 
     def _expect(self, model: nn.Module) -> None:
@@ -113,7 +120,7 @@ class Plan:
                     raise SpecError(
                         f"'{path}' is on the meta device and has no numbers: load the model first, then apply."
                     )
-        shared_memory = edit.overlap({path: found[path].tensor for group in self.groups for path in group.items})
+        shared_memory = compare.overlap({path: found[path].tensor for group in self.groups for path in group.items})
         if shared_memory:
             raise AlreadyShared(
                 "'{}' and '{}' are different parameters in the same memory: writing one would change the other. Give "
@@ -139,6 +146,8 @@ class Plan:
             "bytes_before": self.bytes_before,
             "signature": self.signature,
         }
+        if self.notes:
+            data["notes"] = self.notes
         return json.dumps(data, indent=1)
 
     @classmethod
@@ -158,10 +167,13 @@ class Plan:
                 raise FileError(f"{type(spec).__name__} in the plan is no spec.")
             groups = tuple(spec.kind.from_entry(entry) for entry in data["groups"])
             numbers = (int(data["stored_before"]), int(data["bytes_before"]))
+            notes = data.get("notes", [])
+            if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+                raise FileError(f"The plan has {notes!r} as notes, which are no list of texts.")
             items = [item for group in groups for item in group.items]
             if not items or len(set(items)) != len(items) or min(numbers) < 0:
                 raise FileError("The plan has no group, or a parameter in two groups, or a negative count.")
-            return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]))
+            return cls(spec, str(data["where"]), groups, left_out, *numbers, str(data["signature"]), tuple(notes))
         except FileError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -183,6 +195,7 @@ class Plan:
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
                 *filter(None, [kind.note(self.groups)]),
+                *(f"Warning: {note}" for note in self.notes),
                 *(f"Left out, {len(paths)}: {_listed(paths)}: {reason}." for reason, paths in reasons.items()),
             ]
         )
@@ -205,7 +218,8 @@ def make_plan(model: nn.Module, spec: Spec, where: Where) -> Plan:
         raise NoMatch(f"Nothing that where={sites.describe(where)} matches can be shared. {reasons}{more}.")
     counts = counting.count(model)
     return Plan(
-        spec, sites.describe(where), tuple(groups), tuple(left_out), counts.stored, counts.bytes, signature(found)
+        *(spec, sites.describe(where), tuple(groups), tuple(left_out), counts.stored, counts.bytes, signature(found)),
+        notes=tuple(spec.notes(groups, found)),
     )
 
 
@@ -233,7 +247,7 @@ def forget(edits: edit.Transaction, model: nn.Module) -> None:
     """Remove every trace of applied plans from a model; its ties stay as they are."""
     for at in {at for at, _ in applied_plans(model)}:
         edits.annotate(APPLIED, None, at)
-        edits.unwatch_loading(WATCH, at)
+        edits.unwatch(WATCH, at)
 
 
 def _before_loading(part: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
@@ -245,7 +259,7 @@ def _before_loading(part: nn.Module, state: dict[str, Any], prefix: str, *_: obj
     for tie in (tie for plan in applied for tie in plan.ties):
         present = [prefix + name for name in tie if prefix + name in state]
         for name in present[1:]:
-            if not edit.same_numbers(state[present[0]], state[name]):
+            if not compare.same_numbers(state[present[0]], state[name]):
                 raise ModelChanged(
                     f"The state dict holds different numbers for '{present[0]}' and '{name}', which the model ties: "
                     "one of them would be lost without a word. Load it into a model that is not shared, then share it."

@@ -25,9 +25,9 @@ many labels as parts: they are a tensor, so they live in the model, and a plan h
 (`share_`, `unshare_`, `fold_`), and how it is written to its kind, so a plan need not know what kind its groups are of.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 import math
 from typing import Any, ClassVar, Self
@@ -39,11 +39,6 @@ from weightshare._table import run_text, shape_text
 from weightshare.errors import FileError, SpecError
 from weightshare.parts import Part
 from weightshare.surgery import edit, sites
-
-MOST_CLUSTERS = 2**16
-"""An index takes at most 16 bits."""
-LOOKUP, MIXTURE = "W = C[I]", "W = A·T"
-"""The rules by which files make a weight: rows of a codebook by labels; templates mixed by coefficients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,133 +199,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Decoded(Group, ABC):
-    """One weight that a parametrization of torch makes from two stored tensors at every read; abstract.
-
-    The first is the parametrization's original, a parameter with the slots. The second is the decoder's own: a buffer
-    of labels, or a parameter of coefficients. `name` is the weight's path, and `items` holds it alone.
-    """
-
-    rule: ClassVar[str]
-    """How files name what makes it."""
-    second: ClassVar[str]
-    """What the decoder calls its own tensor."""
-
-    @property
-    def ties(self) -> tuple[tuple[str, ...], ...]:
-        """None: no two paths become one parameter."""
-        return ()
-
-    @property
-    def keys(self) -> tuple[str, str]:
-        """What the two stored tensors are called in a state dict."""
-        return sites.decoded_names(self.items[0], self.second)
-
-    @property
-    @abstractmethod
-    def stored_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of the two stored tensors."""
-
-    @property
-    def index_memory(self) -> int:
-        """Bytes of labels in memory, if there are any."""
-        return 0
-
-    @classmethod
-    def _labels(cls, entry: Mapping[str, Any]) -> list[int]:
-        return [0]
-
-
-@dataclass(frozen=True)
-class Clusters(Decoded):
-    """The scalars of one weight, which read the values of a codebook: `W = C[I]`.
-
-    Args:
-        name: The weight's path.
-        items: The same path, alone.
-        shape: Shape of the weight.
-        dtype: Of the weight, and of the codebook.
-        assignment: That of a weight which is stored once. The labels of its scalars are a buffer of the model.
-        clusters: Values of the codebook.
-    """
-
-    clusters: int
-
-    rule: ClassVar[str] = LOOKUP
-    second: ClassVar[str] = "index"
-    columns: ClassVar[tuple[str, ...]] = (
-        *("group", "weight", "stored before", "after"),
-        *("bits", "index in memory", "on file: codebook", "+ index", "dense"),
-    )
-    numbers: ClassVar[tuple[str, ...]] = columns[2:]
-
-    @property
-    def stored_after(self) -> int:
-        return self.clusters
-
-    @property
-    def stored_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (self.clusters,), self.shape
-
-    @property
-    def bits(self) -> int:
-        """Bits of one label on file."""
-        return index_bits(self.clusters)
-
-    @property
-    def index_memory(self) -> int:
-        """Bytes of the labels in memory."""
-        return self.numel * index_dtype(self.clusters).itemsize
-
-    @property
-    def on_file(self) -> tuple[int, int, int]:
-        """Bytes on file: of the codebook, of the packed labels, and of the dense weight that they replace."""
-        return self.clusters * self.itemsize, -(-self.numel * self.bits // 8), self.numel * self.itemsize
-
-    @property
-    def row(self) -> tuple[object, ...]:
-        """What a printed plan says of it, under `columns`."""
-        numbers = (self.stored_before, self.stored_after, self.bits, self.index_memory)
-        return self.name, shape_text(self.shape), *numbers, *self.on_file
-
-    @staticmethod
-    def note(groups: "Sequence[Clusters]") -> str:
-        """The sums of what the table lists, in bytes."""
-        codebooks, packed, dense = (sum(sizes) for sizes in zip(*(group.on_file for group in groups), strict=True))
-        return (
-            f"{sum(group.index_memory for group in groups):,} bytes of labels in memory, as buffers.\n"
-            f"{dense:,} bytes of these weights on file before; {codebooks:,} of codebooks and {packed:,} of packed "
-            "labels after."
-        )
-
-    def _own_entry(self) -> dict[str, Any]:
-        return {"clusters": self.clusters}
-
-    @classmethod
-    def _own_fields(cls, entry: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
-        most = min(MOST_CLUSTERS, math.prod(shape))
-        return {"clusters": expect_count(entry, "clusters", most, f"a weight of shape {shape}")}
-
-
-def expect_count(entry: Mapping[str, Any], name: str, most: int, what: str) -> int:
-    """A count of a group in a plan's JSON, refused where it is none, or impossible for what it counts."""
-    found = entry[name]
-    if type(found) is not int or not 1 <= found <= most:
-        raise FileError(f"Group {entry['name']!r} of the plan has {found!r} {name} for {what}.")
-    return found
-
-
-def index_bits(clusters: int) -> int:
-    """Bits that tell so many values apart, at least 1."""
-    return max(1, (clusters - 1).bit_length())
-
-
-def index_dtype(clusters: int) -> torch.dtype:
-    """The smallest integers that labels fit in and that every backend of torch.distributed can send: not int16."""
-    return torch.uint8 if clusters <= 2**8 else torch.int32
-
-
-@dataclass(frozen=True)
 class LeftOut:
     """A site that the pattern matches and the plan leaves as it is, with the reason."""
 
@@ -341,8 +209,10 @@ class LeftOut:
 class Spec(Part):
     """How to share: the abstract base of `Tie` and all that follow. A spec is a frozen dataclass, valid once built."""
 
-    kind: ClassVar[type[Group]] = Group
-    """Of all its groups."""
+    @property
+    def kind(self) -> type[Group]:
+        """Of all its groups."""
+        return Group
 
     @abstractmethod
     def group(
@@ -360,6 +230,27 @@ class Spec(Part):
             The groups, all of the spec's `kind`, and every chosen site that is in none of them.
         """
 
+    @property
+    def reads_batches(self) -> bool:
+        """Whether applying it needs batches that the model can run on."""
+        return False
+
+    def share_groups_(self, edits: edit.Transaction, groups: Sequence[Any], batches: Iterable[Any] | None) -> None:
+        """Share every group of a plan."""
+        for group in groups:
+            self.share_(edits, group)
+
+    def notes(self, groups: Sequence[Any], model_sites: Sequence[sites.Site]) -> list[str]:
+        """What the user should know before a plan of these groups is applied, a sentence or more each.
+
+        A plan prints them as warnings below its table. By default there are none.
+
+        Args:
+            groups: From `group`.
+            model_sites: Every site of the model.
+        """
+        return []
+
     @abstractmethod
     def share_(self, edits: edit.Transaction, group: Any) -> None:
         """Put the slots of a group into the model, and make its items read them."""
@@ -367,6 +258,9 @@ class Spec(Part):
     @abstractmethod
     def unshare_(self, edits: edit.Transaction, group: Any) -> None:
         """Give every item of a group a parameter of its own again, with the numbers that it read."""
+
+    def place_(self, edits: edit.Transaction, group: Any) -> None:
+        """Make the items of a group read what a file will fill in. By default nothing: see `files.checkpoint`."""
 
     def fold_(self, edits: edit.Transaction, group: Any) -> None:
         """Leave torch's own classes alone. By default nothing: one parameter under several names is torch's own."""

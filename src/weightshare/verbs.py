@@ -4,6 +4,7 @@
 that the first argument is changed.
 """
 
+from collections.abc import Iterable
 import copy
 from typing import Any
 
@@ -27,10 +28,11 @@ def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
         model: Any module, on any device; on `meta` it can be planned for, not shared.
         spec: How to share, such as `Tie(rate=2)`.
         where: Which parameters: a glob on the path of a parameter or of a module above it, where `*` crosses dots; a
-            list of globs; a module type; a predicate on `Site`; or `None` for all that the spec fits.
+            list of globs, in which `"!*norm*"` takes away again what it matches of those before it; a module type; a
+            predicate on `Site`; or `None` for all that the spec fits.
 
     Returns:
-        A `Plan`: print it, compare it, write it as JSON, apply it.
+        A `Plan`: print it, compare it, write it as JSON, apply it. What the spec warns of is in `notes` and printed.
 
     Raises:
         NoMatch: If the pattern matches nothing, or nothing that can be shared; the nearest paths or reasons are given.
@@ -47,13 +49,14 @@ def plan(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
     return planning.make_plan(model, spec, where)
 
 
-def share_(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
+def share_(model: nn.Module, spec: Spec, where: Where = None, batches: Iterable[Any] | None = None) -> Plan:
     """Plan, and apply the plan, all or nothing.
 
     Args:
         model: The module to change.
         spec: As for `plan`.
         where: As for `plan`.
+        batches: As for `Plan.apply_`: for fusions that read activations.
 
     Returns:
         The plan that was applied.
@@ -68,7 +71,7 @@ def share_(model: nn.Module, spec: Spec, where: Where = None) -> Plan:
         True
     """
     made = plan(model, spec, where)
-    made.apply_(model)
+    made.apply_(model, batches)
     return made
 
 

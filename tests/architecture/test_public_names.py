@@ -87,5 +87,6 @@ def test_errors_have_one_base_and_a_docstring_each() -> None:
 
     kinds = [value for value in vars(errors).values() if inspect.isclass(value)]
     assert len(kinds) > 5
-    assert all(issubclass(kind, ws.SharingError) and kind.__doc__ for kind in kinds)
+    assert all(issubclass(kind, ws.SharingError | UserWarning) and kind.__doc__ for kind in kinds)
+    assert [kind.__name__ for kind in kinds if issubclass(kind, UserWarning)] == ["SharingWarning"]
     assert issubclass(ws.SharingError, ValueError)

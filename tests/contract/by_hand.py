@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.contract.trial import read
-from weightshare.sharing import Clusters, Group
+from weightshare.decoding import Clusters
+from weightshare.sharing import Group
 from weightshare.space.positions import Mixtures, Positions
 
 

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from tests.contract.trial import NothingTied, TorchRefuses, Trial
-from weightshare.errors import SharingError
+from weightshare.errors import SharingError, SharingWarning
 
 IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     # Torch's code generator uses it when it is first imported.
     (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),
     # Torch's compiler makes an instance of every autograd function that it traces.
     (r"<class 'torch\.autograd\.function\.Function'> should not be instantiated", DeprecationWarning),
+    # Ours, and right: the zoo shares batch norm on purpose.
+    (r"Batch norm is shared", SharingWarning),
 )
-"""Warnings that are not ours, each with its reason; all others are errors."""
+"""Warnings that are expected, each with its reason; all others are errors."""
 
 
 @dataclass(frozen=True)

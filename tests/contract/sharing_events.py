@@ -36,8 +36,9 @@ from tests.contract.trial import (
 from tests.reading import rebuilt
 from tests.support import bits, output, state
 import weightshare as ws
+from weightshare.decoding import Decoded
 from weightshare.errors import ModelChanged, OptimizerMismatch, SharingError
-from weightshare.sharing import Decoded, Group, Spec
+from weightshare.sharing import Group, Spec
 from weightshare.surgery import edit
 
 

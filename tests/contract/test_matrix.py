@@ -121,7 +121,7 @@ SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
     "retie ties a wrong pair": (edit, "tie", tie_a_wrong_pair_too, RETIES),
     "loading completes and compares nothing": (planning, "_before_loading", nothing, ("conflict", "owners_only")),
     "edits are not undone": (edit.Transaction, "roll_back", nothing, ("late_failure",)),
-    "hooks stay": (edit.Transaction, "unwatch_loading", nothing, ("fold", "unshare", "deepcopy")),
+    "hooks stay": (edit.Transaction, "unwatch", nothing, ("fold", "unshare", "deepcopy")),
     "plans stay": (planning, "forget", nothing, ("fold", "unshare", "deepcopy")),
     "readers stay together": (edit, "untie", nothing, ("unshare",)),
     "numbers are not written": (edit.Transaction, "write", nothing, ("apply", "file")),

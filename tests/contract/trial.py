@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from tests.support import bits, state
 from tests.zoo import Case
 import weightshare as ws
+from weightshare.decoding import Decoded
 from weightshare.errors import SharingError
-from weightshare.sharing import Decoded, Group, Spec
+from weightshare.sharing import Group, Spec
 
 Result = TypeVar("Result")
 Partition = frozenset[frozenset[str]]

@@ -10,8 +10,8 @@ from typing import Any
 
 from weightshare._table import shape_text
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
+from weightshare.decoding import Decoded
 from weightshare.planning import Plan
-from weightshare.sharing import Decoded
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
 

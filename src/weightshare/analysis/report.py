@@ -7,8 +7,10 @@ from typing import Any
 from torch import nn
 
 from weightshare._table import render, run_text, shape_text
+from weightshare.decoding import Clusters, Decoded
+from weightshare.depth.bank import Generated
+from weightshare.generating import bank_of
 from weightshare.planning import applied_plans, from_root
-from weightshare.sharing import Clusters, Decoded
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
@@ -244,9 +246,15 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
             if isinstance(group, Decoded):
                 decoded += group.numel - group.stored_after
                 continue
-            intact = all(
-                parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in group.ties for other in rest
-            )
+            if isinstance(group, Generated):
+                bank_of(part, group.items)
+                intact = True
+                decoded += group.numel * len(group.items) - group.stored_after
+            else:
+                ties = group.ties
+                intact = all(
+                    parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in ties for other in rest
+                )
             labels = tuple(group.assignment.labels.tolist())
             groups.append(SharedGroup(name, group.shape, len(labels), group.assignment.slots, labels, intact))
             planned |= {from_root(at, path) for path in group.items}

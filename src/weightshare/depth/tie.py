@@ -5,18 +5,24 @@ row. Source: Lin 2022 (SPIN), section 3.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from numbers import Real
 from typing import Any
+import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from weightshare.depth.fuse import Fusion, first
+from weightshare.depth.bank import Generated, LayerBank, release_, sharing
+from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
+from weightshare.depth.notes import of_batch_norm, of_stages
 from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
-from weightshare.errors import AlreadyShared, SpecError
+from weightshare.depth.transform import Transform
+from weightshare.errors import AlreadyShared, SharingWarning, SpecError
+from weightshare.generating import read_bank_
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
@@ -35,8 +41,11 @@ class Tie(Spec):
         rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it.
         order: `sequential`, `strided`, `random(seed)`, or an `Order` of your own.
         slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole.
-        fuse: What a slot starts from: `first`, `mean`, `weighted_mean(weights)`, or a `Fusion` of your own.
+        fuse: What a slot starts from: `first`, `mean`, `weighted_mean(weights)`, those of `fuse`, or a `Fusion` of your
+            own; `through(fusion)` trains all that is fused.
         spread: Which layers share: `uniform` for all; `front`, `middle` or `back` for one third.
+        own: What each layer that shares adds of its own to what it reads: `transform.LoRA(rank)`, `transform.Scale()`,
+            or nothing.
 
     Raises:
         SpecError: If a value is out of range, or both `rate` and `slots` are given, or neither.
@@ -56,6 +65,7 @@ class Tie(Spec):
     slots: tuple[int, ...] | None = None
     fuse: Fusion = first
     spread: Spread = uniform
+    own: Transform | None = None
 
     def __post_init__(self) -> None:
         if (self.rate is None) == (self.slots is None):
@@ -70,16 +80,34 @@ class Tie(Spec):
                 raise SpecError("Tie(slots=...) says where every layer reads: leave order and spread out.")
         for name, kind, choices in (
             ("order", Order, "sequential, strided or random(seed=0)"),
-            ("fuse", Fusion, "first, mean or weighted_mean([...])"),
+            ("fuse", Fusion, "first, mean, weighted_mean([...]) or through(mean)"),
             ("spread", Spread, "uniform, front, middle or back"),
+            ("own", Transform, "LoRA(rank=8), Scale() or nothing"),
         ):
             value = getattr(self, name)
+            if name == "own" and value is None:
+                continue
             if not isinstance(value, kind):
                 raise SpecError(f"Tie({name}={value!r}): give {choices}, or a {kind.__name__} of your own.")
             if "__dataclass_fields__" not in vars(type(value)):
                 raise SpecError(
                     f"Tie({name}=...): make {type(value).__name__} a frozen dataclass, so that plans hold it."
                 )
+        if isinstance(self.fuse, ScalarWeighted | ChannelWeighted):
+            raise SpecError(
+                f"Tie(fuse={self.fuse!r}) learns its weights, so it needs through({self.fuse!r}); weighted_mean([...]) "
+                "takes given ones."
+            )
+
+    @property
+    def kind(self) -> type[Group]:
+        """Of all its groups: those of a transform, or of a fusion that is trained through, are generated."""
+        return Group if self.own is None and not isinstance(self.fuse, Through) else Generated
+
+    @property
+    def reads_batches(self) -> bool:
+        """Whether the fusion does."""
+        return self.fuse.reads_batches
 
     def group(
         self, model_sites: Sequence[Site], chosen: Sequence[Site], explicit: bool
@@ -130,40 +158,112 @@ class Tie(Spec):
             raise unfit[0]
         return groups, left_out
 
-    def slot_values(self, group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Fuse the values of each slot's readers, both in order. Changes nothing that it is given."""
-        depth = len(group.items)
-        return [
-            tensors[readers[0]]
-            if len(readers) == 1
-            else self.fuse(torch.stack([tensors[layer] for layer in readers]), readers, depth)
-            for readers in group.assignment.readers
-        ]
+    def notes(self, groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]:
+        """What a plan warns of: batch norm that is shared, and stages that are tied to one another; see `Spec.notes`.
 
-    def share_(self, edits: edit.Transaction, group: Group) -> None:
-        """Make the readers of each slot hold the parameter of the first, with the fused numbers; see `Spec.share_`."""
-        tensors = [edit.parameter_at(edits.model, path) for path in group.items]
-        for tie, readers in zip(group.ties, group.assignment.readers, strict=True):
-            edit.common_slot(tie, [tensors[item] for item in readers])
-        with torch.no_grad():
-            values = self.slot_values(group, tensors)
-        for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
-            owner = tensors[readers[0]]
-            if not isinstance(value, Tensor) or value.shape != owner.shape or value.dtype != owner.dtype:
+        Warns:
+            SharingWarning: If batch norm is shared: it would diverge only once it is trained.
+        """
+        shared = of_batch_norm(groups, model_sites)
+        for note in shared:
+            warnings.warn(note, SharingWarning, stacklevel=4)
+        return shared + of_stages(groups, model_sites)
+
+    def slot_values(self, group: Group, tensors: Sequence[Tensor], known: Any = None) -> list[Tensor]:
+        """Fuse the values of each slot's readers, both in order. Changes nothing that it is given.
+
+        Args:
+            group: Of the layers.
+            tensors: Of each of them.
+            known: What the fusion learned before (`Fusion.prepare`).
+
+        Raises:
+            SpecError: If the fusion gives what no slot can hold.
+        """
+        values = []
+        for readers in group.assignment.readers:
+            held = tensors[readers[0]]
+            value = held
+            if len(readers) > 1:
+                value = self.fuse.value(torch.stack([tensors[layer] for layer in readers]), readers, group, known)
+            if not isinstance(value, Tensor) or value.shape != held.shape or value.dtype != held.dtype:
                 got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
                 raise SpecError(
-                    f"The fusion of '{group.name}' gives {got}, the slot needs {tuple(owner.shape)} {owner.dtype}: "
+                    f"The fusion of '{group.name}' gives {got}, the slot needs {tuple(held.shape)} {held.dtype}: "
                     f"{self!r}."
                 )
+            values.append(value)
+        return values
+
+    def share_groups_(self, edits: edit.Transaction, groups: Sequence[Group], batches: Iterable[Any] | None) -> None:
+        """Let the fusion prepare, then share every group; see `Spec.share_groups_`."""
+        known = self.fuse.prepare(edits, groups, batches)
+        for group in groups:
+            self._share_group_(edits, group, known)
+
+    def share_(self, edits: edit.Transaction, group: Group) -> None:
+        """Share one group alone; see `Spec.share_`."""
+        self._share_group_(edits, group, None)
+
+    def _share_group_(self, edits: edit.Transaction, group: Group, known: Any) -> None:
+        """Make the readers of each slot read the parameter of the first, with the fused numbers."""
+        tensors = [edit.parameter_at(edits.model, path) for path in group.items]
+        for readers in group.assignment.readers:
+            edit.common_slot([group.items[item] for item in readers], [tensors[item] for item in readers])
+        with torch.no_grad():
+            values = self.slot_values(group, tensors, known)
+        if isinstance(group, Generated):
+            self._generate_(edits, group, tensors, values)
+            return
+        for tie, readers, value in zip(group.ties, group.assignment.readers, values, strict=True):
+            owner = tensors[readers[0]]
             if len(tie) > 1:
                 edits.write(owner, value)
                 edits.forget_gradient(owner)
             for path in tie[1:]:
                 edits.put(path, owner)
 
+    def place_(self, edits: edit.Transaction, group: Group) -> None:
+        """Make the layers of a generated group read a bank that a file will fill; see `Spec.place_`."""
+        if isinstance(group, Generated):
+            self._bank_(edits, group, [edit.parameter_at(edits.model, path) for path in group.items])
+
     def unshare_(self, edits: edit.Transaction, group: Group) -> None:
         """Give every reader a copy of its slot; the first keeps the slot's object. See `Spec.unshare_`."""
-        edit.untie(edits, group.ties)
+        if isinstance(group, Generated):
+            release_(edits, group, tied=False)
+        else:
+            edit.untie(edits, group.ties)
+
+    def fold_(self, edits: edit.Transaction, group: Group) -> None:
+        """Write slots out: layers that read one as it is hold one parameter; others are dense. See `Spec.fold_`."""
+        if isinstance(group, Generated):
+            release_(edits, group, tied=not group.dense)
+
+    def _generate_(
+        self, edits: edit.Transaction, group: Generated, tensors: Sequence[nn.Parameter], values: Sequence[Tensor]
+    ) -> None:
+        before = [tensor.detach().clone() for tensor in tensors] if self.own is not None else []
+        if not group.through:
+            for readers, value in zip(group.assignment.readers, values, strict=True):
+                edits.write(tensors[readers[0]], value)
+        for tensor in tensors:
+            edits.forget_gradient(tensor)
+        bank = self._bank_(edits, group, tensors)
+        if self.own is not None and bank.own is not None:
+            labels = group.assignment.labels.tolist()
+            self.own.fit(bank.own, [before[at] for at in bank.rows], [values[labels[at]] for at in bank.rows])
+
+    def _bank_(self, edits: edit.Transaction, group: Generated, tensors: Sequence[nn.Parameter]) -> LayerBank:
+        stored = tensors if group.through else [tensors[readers[0]] for readers in group.assignment.readers]
+        own = None
+        if self.own is not None and group.dense:
+            own = self.own.blank(len(sharing(group.assignment)), tensors[0].detach())
+            own.requires_grad_(tensors[0].requires_grad)
+        fusion = self.fuse if isinstance(self.fuse, Through) else None
+        bank = LayerBank(stored, group.assignment, fusion, own)
+        read_bank_(edits, group.name, group.items, bank)
+        return bank
 
     def _assigned(self, members: Sequence[tuple[Place, Site]]) -> Group:
         place, site = members[0]
@@ -172,12 +272,28 @@ class Tie(Spec):
             slots = labels(len(items), self.rate or 1, self.order, self.spread) if self.slots is None else self.slots
             if len(slots) != len(items):
                 raise SpecError(f"the list has {len(slots)} slots, the group has {len(items)} layers: {list(items)}")
-            group = Group(place.role, items, site.shape, site.dtype, Assignment.of(slots))
+            group = self._group(place.role, items, site, Assignment.of(slots))
         except SpecError as error:
             raise SpecError(f"Cannot tie '{place.role}' of shape {site.shape}: {error}") from error
         for readers in group.assignment.readers:
             edit.common_slot([items[layer] for layer in readers], [members[layer][1].tensor for layer in readers])
         return group
+
+    def _group(self, role: str, items: tuple[str, ...], site: Site, assignment: Assignment) -> Group:
+        plain = (role, items, site.shape, site.dtype, assignment)
+        if self.kind is Group:
+            return Group(*plain)
+        if isinstance(site.holder, nn.RNNBase):
+            raise SpecError(
+                f"{type(site.holder).__name__} reads its weights from a list of its own, which generated ones never "
+                "reach: tie it without a transform, and with a fusion that is not trained through"
+            )
+        members = len(sharing(assignment))
+        fits = self.own is not None and bool(members) and self.own.fits(site.shape)
+        own = members * self.own.numbers(site.shape) if self.own is not None and fits else 0
+        learned = self.fuse.learned(site.shape) if isinstance(self.fuse, Through) else None
+        own += 0 if learned is None else len(items) * prod(learned)
+        return Generated(*plain, through=isinstance(self.fuse, Through), own=own, dense=fits)
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
         """One list of slots that is as long as several groups of one role together would tie what cannot be tied."""

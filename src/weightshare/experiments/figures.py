@@ -1,4 +1,4 @@
-"""The papers' figures that are simulations or trainings of their own: a name, and what draws it."""
+"""The papers' figures that are counts, simulations or trainings of their own: a name, and what draws it."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,13 +7,18 @@ from typing import Any
 
 from weightshare.errors import ConfigError
 from weightshare.experiments.local_figure import draw_divergence
+from weightshare.experiments.search_space import draw_search_space
 from weightshare.experiments.sleep_theory import FIGURES as SLEEPS
 from weightshare.experiments.sleep_theory import draw_figure
 
 Draw = Callable[..., tuple[str, Path]]
 """Takes the folder of results and the figure's own options; returns a table and the path of the picture."""
 
-FIGURES: Mapping[str, Draw] = {**{name: partial(draw_figure, name) for name in SLEEPS}, "6": draw_divergence}
+FIGURES: Mapping[str, Draw] = {
+    **{name: partial(draw_figure, name) for name in SLEEPS},
+    "6": draw_divergence,
+    "search-space": draw_search_space,
+}
 
 
 def figure(name: str, out: str | Path, **options: Any) -> tuple[str, Path]:

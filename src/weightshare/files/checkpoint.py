@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from weightshare.errors import FileError, ModelChanged
+from weightshare.decoding import MIXTURE, Decoded
+from weightshare.errors import FileError, ModelChanged, SharingError
 from weightshare.files import archive
 from weightshare.files.compact import Coded, code
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe
 from weightshare.planning import APPLIED, Plan, applied_plans, record
-from weightshare.sharing import MIXTURE, Decoded
 from weightshare.surgery import edit
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
@@ -96,6 +96,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     sources = {**{name: name for name in tensors}, **held.aliases}
     with edit.transaction(model) as edits:
         _decode(str(path), edits, plans, held)
+        _place(str(path), edits, plans)
         _expect(str(path), tensors, sources, _state(model))
         _expect_items(str(path), model, plans)
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -232,6 +233,18 @@ def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, P
         del tensors[name]
         tensors |= dict(zip(group.keys, held.coded[name].in_memory, strict=True))
     return tensors
+
+
+def _place(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]]) -> None:
+    """Make a model that is not shared yet read what generates its weights, to be filled from the file."""
+    for at, plan in plans:
+        try:
+            part = edits.within(at)
+            if plan not in part.model.__dict__.get(APPLIED, ()):
+                for group in plan.groups:
+                    plan.spec.place_(part, group)
+        except (SharingError, AttributeError) as error:
+            raise FileError(f"'{path}' does not fit the model: {error}") from error
 
 
 def _decode(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]], held: archive.Archive) -> None:

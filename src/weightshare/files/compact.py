@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from weightshare.decoding import LOOKUP, MOST_CLUSTERS, index_bits, index_dtype
 from weightshare.errors import FileError
 from weightshare.files.recipes import Recipe, dtype_name, expect_stored, shape_of
-from weightshare.sharing import LOOKUP, MOST_CLUSTERS, index_bits, index_dtype
 from weightshare.values.clusters import as_bits
 
 OVERHEAD = 512

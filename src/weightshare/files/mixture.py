@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from weightshare.decoding import mix
+from weightshare.decoding import MIXTURE, mix
 from weightshare.errors import FileError
 from weightshare.files.recipes import Recipe, dtype_name, expect_stored, shape_of
-from weightshare.sharing import MIXTURE
 
 
 @dataclass(frozen=True, eq=False)

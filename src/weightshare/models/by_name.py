@@ -4,7 +4,7 @@
 |---|---|
 | `convmixer:C/D/P/K` | our ConvMixer, such as `convmixer:256/8/2/5` |
 | `torus-cnn:C1/C2`, `torus-mlp:C1/C2` | two circular convolutions and their fully connected twin |
-| `resnet20:C1/C2/C3` | the ResNet of small images, such as `resnet20:16/32/64`; `blocks=3` of each stage is an option |
+| `resnet20:C1/C2/C3` | the ResNet of small images, such as `resnet20:16/32/64`; options `blocks=3` and `shortcut` |
 | `resnet18:C1/C2/C3/C4` | the ResNet of large images, such as `resnet18:32/64/128/256`, of half the usual width |
 | `s-conv:C`, `s-fc:C` | one strided convolution with a wide layer behind it, and its fully connected twin |
 | `timm:NAME` | any model of timm |

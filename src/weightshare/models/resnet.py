@@ -5,23 +5,48 @@ and width and widens. Nothing has a bias but the classifier. Layers have the nam
 `bn1`, `layer1.0.conv1`, ..., `layer2.0.downsample.0`, ..., `fc`.
 
 Source: He 2015 ("Deep residual learning for image recognition"), sections 3.4 and 4.2, as Pogodin 2021 uses them
-(section 5, appendix B). Differs: shortcuts that change the shape are 1×1 convolutions of stride 2 with batch norm
-(option B), since Pogodin 2021 has "1×1 residual downsampling layers"; He 2015 pads with zeros on CIFAR (option A).
+(section 5, appendix B). Shortcuts that change the shape are 1×1 convolutions of stride 2 with batch norm (He's option
+B), since Pogodin 2021 has "1×1 residual downsampling layers"; or nothing but strides and zeros (option A), which is
+what He 2015 has on CIFAR, and what networks trained after it have.
 """
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 
 from weightshare.errors import SpecError
+
+Shortcut = Literal["convolution", "pad"]
+
+
+class Padding(nn.Module):
+    """The shortcut that stores nothing: every `stride`-th row and column, and channels of zeros on both sides.
+
+    Source: He 2015, section 3.3, option A. Differs: nothing; where the zeros stand is not said there. Half of them
+    come before the channels that there are and half behind, one more behind where their number is odd, which is where
+    published weights of these networks expect them.
+    """
+
+    def __init__(self, into: int, out: int, stride: int) -> None:
+        super().__init__()
+        before = (out - into) // 2
+        self.zeros = (before, out - into - before)
+        self.stride = stride
+
+    def forward(self, x: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch out h2 w2"]:
+        return pad(x[..., :: self.stride, :: self.stride], (0, 0, 0, 0, *self.zeros))
+
+    def extra_repr(self) -> str:
+        return f"zeros={self.zeros}, stride={self.stride}"
 
 
 class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut."""
 
-    def __init__(self, into: int, out: int, stride: int) -> None:
+    def __init__(self, into: int, out: int, stride: int, shortcut: Shortcut = "convolution") -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(into, out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out)
@@ -29,7 +54,11 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(out)
         self.downsample = nn.Sequential()  # of nothing: the identity
         if stride != 1 or into != out:
-            self.downsample = nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.downsample = (
+                Padding(into, out, stride)
+                if shortcut == "pad"
+                else nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            )
 
     def forward(self, x: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch out h2 w2"]:
         inner = relu(self.bn1(self.conv1(x)))
@@ -45,9 +74,18 @@ class ResNet(nn.Module):
         classes: Outputs.
         in_channels: Channels of the images.
         quarter: Whether the first layer and a pooling behind it take a quarter of height and width.
+        shortcut: Of the blocks that change the shape: a `convolution`, or `pad`.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, classes: int, in_channels: int, quarter: bool) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        classes: int,
+        in_channels: int,
+        quarter: bool,
+        shortcut: Shortcut = "convolution",
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, widths[0], 3, 2 if quarter else 1, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -58,7 +96,7 @@ class ResNet(nn.Module):
             strides = [1 if name == "layer1" else 2] + [1] * (blocks - 1)
             sizes = [before] + [width] * (blocks - 1)
             pairs = zip(sizes, strides, strict=True)
-            setattr(self, name, nn.Sequential(*(Block(size, width, stride) for size, stride in pairs)))
+            setattr(self, name, nn.Sequential(*(Block(size, width, stride, shortcut) for size, stride in pairs)))
             before = width
         self.fc = nn.Linear(before, classes)
         for module in self.modules():
@@ -72,30 +110,42 @@ class ResNet(nn.Module):
         return self.fc(x.mean((-2, -1)))
 
 
-def resnet20(widths: Sequence[int] = (16, 32, 64), blocks: int = 3, classes: int = 10, in_channels: int = 3) -> ResNet:
+def resnet20(
+    widths: Sequence[int] = (16, 32, 64),
+    blocks: int = 3,
+    classes: int = 10,
+    in_channels: int = 3,
+    shortcut: Shortcut = "convolution",
+) -> ResNet:
     """Build the ResNet of small images: a 3×3 layer and three stages, at full, half and quarter resolution.
 
     Kernels start as `N(0, 2 / (out · k²))`, norms at 1 and 0, the classifier as torch does it.
 
     Args:
         widths: Channels of the three stages.
-        blocks: Blocks of each stage, each of two layers; there are `6·blocks + 2` layers, 20 of them with 3.
+        blocks: Blocks of each stage, each of two layers; there are `6·blocks + 2` layers, 20 of them with 3. He 2015
+            also has 5, 7, 9 and 18.
         classes: Outputs.
         in_channels: Channels of the images, of any size.
+        shortcut: What stands beside a block that changes the shape: a 1×1 `convolution` with batch norm, or `pad`,
+            every second pixel and zeros for the channels that are new.
 
     Returns:
         A network from `(batch, in_channels, h, w)` to `(batch, classes)`.
 
     Raises:
-        SpecError: If a size is below 1, or there are other than three widths.
+        SpecError: If a size is below 1, there are other than three widths, or `pad` is asked to take channels away.
 
-    Source: Pogodin 2021, section 5 and appendix B; He 2015, section 4.2. Differs: see the module.
+    Source: Pogodin 2021, section 5 and appendix B, which have the convolutions; He 2015, section 4.2, which pads.
+    Differs: nothing.
 
     Example:
         >>> sum(p.numel() for p in resnet20().parameters())
         272474
+        >>> sum(p.numel() for p in resnet20(blocks=9, shortcut="pad").parameters())
+        853018
     """
-    return _built("resnet20", 3, widths, blocks, classes, in_channels, quarter=False)
+    return _built("resnet20", 3, widths, blocks, classes, in_channels, quarter=False, shortcut=shortcut)
 
 
 def resnet18_half(
@@ -132,7 +182,14 @@ def resnet18_half(
 
 
 def _built(
-    name: str, stages: int, widths: Sequence[int], blocks: int, classes: int, in_channels: int, quarter: bool
+    name: str,
+    stages: int,
+    widths: Sequence[int],
+    blocks: int,
+    classes: int,
+    in_channels: int,
+    quarter: bool,
+    shortcut: Shortcut = "convolution",
 ) -> ResNet:
     if len(widths) != stages:
         raise SpecError(f"{name}(widths={tuple(widths)}): need {stages} widths, one for each stage.")
@@ -140,4 +197,8 @@ def _built(
     for size, value in sizes.items():
         if value < 1:
             raise SpecError(f"{name}({size}={value}): need 1 or more.")
-    return ResNet(widths, blocks, classes, in_channels, quarter)
+    if shortcut not in get_args(Shortcut):
+        raise SpecError(f"{name}(shortcut={shortcut!r}): need 'convolution' or 'pad'.")
+    if shortcut == "pad" and list(widths) != sorted(widths):
+        raise SpecError(f"{name}(widths={tuple(widths)}, shortcut='pad'): zeros add channels, so widths must not fall.")
+    return ResNet(widths, blocks, classes, in_channels, quarter, shortcut)

@@ -31,10 +31,10 @@ from weightshare.space.transposed import (
     LocallyConnectedTranspose2d,
     LocallyConnectedTranspose3d,
 )
-from weightshare.space.watch import run, watching
 from weightshare.surgery import edit
 from weightshare.surgery.count import count
 from weightshare.surgery.sites import describe, plain, select, sites
+from weightshare.surgery.watch import run, watching
 
 __all__ = [
     "LOCAL",

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from weightshare._table import render, shape_text
 from weightshare.errors import ModelChanged, NoMatch, SpecError
 from weightshare.space.layer import LocalLayer
-from weightshare.space.watch import run, watching
 from weightshare.surgery import edit
 from weightshare.surgery.count import count
 from weightshare.surgery.sites import unwrapped
+from weightshare.surgery.watch import run, watching
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import gcd, prod
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from weightshare.decoding import Decoding, refuse_labels, refuse_nonfinite, sort_out, wide
+from weightshare.decoding import MOST_CLUSTERS, Decoding, index_dtype, refuse_labels, refuse_nonfinite, sort_out, wide
 from weightshare.errors import ModelChanged, SpecError
-from weightshare.sharing import MOST_CLUSTERS, Assignment, Group, LeftOut, index_dtype
+from weightshare.sharing import Assignment, Group, LeftOut
 from weightshare.space.layer import Axis, LocalLayer
 from weightshare.space.positions import Positions, local_layer, unfit
 from weightshare.surgery import edit
@@ -68,7 +68,10 @@ class Lattice(Decoding):
     borders: Literal["together", "apart"] = "together"
     labels: tuple[int, ...] | None = None
 
-    kind: ClassVar[type[Group]] = Positions
+    @property
+    def kind(self) -> type[Group]:
+        """Of all its groups."""
+        return Positions
 
     def __post_init__(self) -> None:
         periods = (1,) if self.period is None else (self.period,) if isinstance(self.period, int) else self.period

@@ -14,7 +14,6 @@ Source: Elsayed 2020 (Revisiting Spatial Invariance with Low-Rank Local Connecti
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +55,10 @@ class LowRank(Decoding):
 
     rank: int
 
-    kind: ClassVar[type[Group]] = Mixtures
+    @property
+    def kind(self) -> type[Group]:
+        """Of all its groups."""
+        return Mixtures
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:

@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from weightshare._table import shape_text
-from weightshare.decoding import unreadable
+from weightshare.decoding import LOOKUP, MIXTURE, MOST_CLUSTERS, Decoded, expect_count, index_dtype, unreadable
 from weightshare.errors import FileError, ModelChanged
-from weightshare.sharing import LOOKUP, MIXTURE, MOST_CLUSTERS, Assignment, Decoded, expect_count, index_dtype
+from weightshare.sharing import Assignment
 from weightshare.space.layer import LocalLayer
 from weightshare.surgery import edit
+from weightshare.surgery.parametrized import foreign_parametrizations
 from weightshare.surgery.sites import Site
 
 
@@ -162,6 +163,6 @@ def unfit(site: Site, parameters: Sequence[str]) -> str:
         return f"no {' or '.join(parameters)} of a local layer, which alone this spec is for"
     if site.shape[: len(layer.positions)] != layer.positions:
         return "its positions are those of the output, and a transposed layer's kernels lie at those of the input"
-    if edit.foreign_parametrizations(layer):
+    if foreign_parametrizations(layer):
         return "its module is parametrized already: take that off first (remove_parametrizations)"
     return unreadable(site)

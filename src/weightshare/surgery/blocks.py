@@ -35,7 +35,7 @@ class Place:
     @property
     def role(self) -> str:
         """The path with `*` in place of the block index."""
-        return ".".join(part for part in (self.before, "*", self.after) if part)
+        return join(self.before, "*", self.after)
 
 
 def places(all_sites: Sequence[Site]) -> dict[str, Place | str]:
@@ -68,6 +68,36 @@ def places(all_sites: Sequence[Site]) -> dict[str, Place | str]:
     return {site.path: _outermost(site.path, kinds, occurs, repeating) for site in all_sites}
 
 
+def lists_inside(place: Place) -> tuple[str, ...]:
+    """Paths, inside a block, of lists of blocks that it holds itself: it is a stage, an encoder or a decoder.
+
+    Two bare layers alike, as the ends of a small perceptron, make no list; two alike of several layers do, or three.
+
+    Example:
+        >>> from torch import nn
+        >>> from weightshare.surgery.sites import sites
+        >>> stage = lambda: nn.ModuleDict({"layers": nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))})
+        >>> lists_inside(places(sites(nn.ModuleList([stage(), stage()])))["0.layers.0.weight"])
+        ('layers',)
+    """
+    contents = defaultdict[tuple[str, int], list[tuple[str, tuple[int, ...], str]]](list)
+    for name, shape, module_type in place.kind:
+        for before, index, after in numbered(name):
+            contents[before, index].append((after, shape, module_type))
+    alike = Counter((before, tuple(sorted(content))) for (before, _), content in contents.items())
+    found = {
+        before
+        for (before, content), times in alike.items()
+        if times > 2 or (times == 2 and len({name.rpartition(".")[0] for name, _, _ in content}) > 1)
+    }
+    return tuple(sorted(before for before in found if not any(_below(before, other) for other in found)))
+
+
+def _below(path: str, other: str) -> bool:
+    """Whether a path lies inside another one."""
+    return path != other and (not other or path.startswith(f"{other}."))
+
+
 def in_norm(site: Site) -> bool:
     """Whether a norm layer holds it; by the class's name, since libraries have dozens of norms of their own."""
     modules = dict(site.modules)
@@ -83,6 +113,16 @@ def _outermost(path: str, kinds: dict, occurs: Counter, repeating: set[str]) -> 
             block = f"{before}.{index}" if before else str(index)
             return f"block '{block}' differs from its siblings in parameter names, shapes or module types"
     return "in no repeated block: no sibling has the same parameter names and shapes"
+
+
+def join(*parts: str) -> str:
+    """A path out of parts, of which some may be empty: the model itself.
+
+    Example:
+        >>> join("", "3", "fc1.weight")
+        '3.fc1.weight'
+    """
+    return ".".join(part for part in parts if part)
 
 
 def numbered(path: str) -> list[tuple[str, int, str]]:

@@ -3,10 +3,9 @@
 Every edit goes through a `transaction`, which restores the model bit for bit when anything inside it raises.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 import copy
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from weightshare.errors import ModelChanged, ShapeMismatch, SpecError
+from weightshare.surgery import derived
+from weightshare.surgery.compare import same_bits
+from weightshare.surgery.parametrized import foreign_parametrizations, own_class, parametrization
 
 
 class Transaction:
@@ -23,6 +25,12 @@ class Transaction:
         self.model = model
         self._undo: list[Callable[[], object]] = []
         self._reduced = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
+
+    def within(self, at: str) -> "Transaction":
+        """Edits of the module at a path, undone with these."""
+        part = Transaction(self.model.get_submodule(at))
+        part._undo = self._undo
+        return part
 
     def put(self, path: str, tensor: nn.Parameter) -> None:
         """Register a parameter under an existing path, in place of the one that is there.
@@ -67,7 +75,7 @@ class Transaction:
         place = list(owner._parameters).index(name)
         self._remember_contents(owner)
         if parametrize.is_parametrized(owner):
-            _own_class(owner)  # torch adds a property to it
+            own_class(owner)  # torch adds a property to it
         # Torch writes into the parameter that it finds, so it finds a stand-in: the old one stays what it was.
         owner._parameters[name] = nn.Parameter(before.detach().clone(), requires_grad=False)
         parametrize.register_parametrization(owner, name, decoder)
@@ -96,12 +104,75 @@ class Transaction:
         # Not by torch's remove_parametrizations: it takes the property off a class that deep copies share.
         if len(held) > 1:
             del held[name]
-            _own_class(owner, without=name)
+            own_class(owner, without=name)
         else:
             del owner._modules["parametrizations"]
             owner.__class__ = type(owner).__bases__[0]
         owner._parameters.clear()
         owner._parameters.update(entries)
+
+    def derive(self, path: str, source: derived.Source) -> None:
+        """Make a path read what a source makes, in place of the parameter that is there, which is stored here no more.
+
+        Args:
+            path: Full path of a parameter.
+            source: Gives a tensor of the parameter's shape and dtype.
+        """
+        owner, name, _ = self._held(path)
+        self._undo.append(derived.remember(owner))
+        source.place = list(owner._parameters).index(name)
+        del owner._parameters[name]
+        derived.reread(owner, {**derived.sources(owner), name: source})
+
+    def underive(self, path: str, tensor: nn.Parameter) -> None:
+        """Give a path that `derive` changed a parameter again."""
+        self._refuse_reduced()
+        parent, _, name = path.rpartition(".")
+        owner = self.model.get_submodule(parent)
+        made = derived.sources(owner)
+        if name not in made or derived.plain_class(owner) is type(owner):
+            raise ModelChanged(
+                f"'{path}' is not read from what its plan stores any more, or {type(owner).__name__} was parametrized "
+                "since: take that off first."
+            )
+        self._undo.append(derived.remember(owner))
+        derived.reread(owner, {key: source for key, source in made.items() if key != name})
+        entries = list(owner._parameters.items())
+        entries.insert(made[name].place, (name, tensor))
+        owner._parameters.clear()
+        owner._parameters.update(entries)
+
+    def add_child(self, path: str, module: nn.Module) -> None:
+        """Register a module under a new path."""
+        self._refuse_reduced()
+        parent, _, name = path.rpartition(".")
+        owner = self.model.get_submodule(parent)
+        if hasattr(owner, name):
+            raise SpecError(f"Cannot put a module at '{path}': {type(owner).__name__} has something of that name.")
+        self._undo.append(lambda: delattr(owner, name))
+        owner.add_module(name, module)
+
+    def drop_child(self, path: str) -> None:
+        """Take away what `add_child` registered."""
+        parent, _, name = path.rpartition(".")
+        owner = self.model.get_submodule(parent)
+        self._undo.append(lambda before=dict(owner._modules): owner._modules.update(before))
+        del owner._modules[name]
+
+    def watch_forward(self, name: str, before: Callable[..., None], after: Callable[..., None]) -> None:
+        """Call functions around every forward pass of the model itself, `after` even when it fails.
+
+        Args:
+            name: Attribute of the model that holds the handles.
+            before: As for `register_forward_pre_hook`.
+            after: As for `register_forward_hook`.
+        """
+        self._remember_hooks(self.model)
+        handles = (
+            self.model.register_forward_pre_hook(before),
+            self.model.register_forward_hook(after, always_call=True),
+        )
+        self.annotate(name, handles)
 
     def _refuse_reduced(self) -> None:
         if self._reduced:
@@ -177,23 +248,25 @@ class Transaction:
             after: As for `register_load_state_dict_post_hook`.
         """
         module = self.model.get_submodule(at)
-        self._remember_loading(module)
+        self._remember_hooks(module)
         handles = (
             module.register_load_state_dict_pre_hook(before),
             module.register_load_state_dict_post_hook(after),
         )
         self.annotate(name, handles, at)
 
-    def unwatch_loading(self, name: str, at: str) -> None:
-        """Undo `watch_loading`."""
+    def unwatch(self, name: str, at: str = "") -> None:
+        """Undo `watch_loading` or `watch_forward`."""
         module = self.model.get_submodule(at)
-        self._remember_loading(module)
+        self._remember_hooks(module)
         for handle in module.__dict__.get(name, ()):
             handle.remove()
         self.annotate(name, None, at)
 
-    def _remember_loading(self, module: nn.Module) -> None:
-        for hooks in (module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks):
+    def _remember_hooks(self, module: nn.Module) -> None:
+        hooked: list[Any] = [module._load_state_dict_pre_hooks, module._load_state_dict_post_hooks]
+        hooked += [module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called]
+        for hooks in hooked:
             self._undo.append(lambda hooks=hooks, before=dict(hooks): (hooks.clear(), hooks.update(before)))
 
     def roll_back(self) -> None:
@@ -210,14 +283,7 @@ class Transaction:
 
 @contextmanager
 def transaction(model: nn.Module) -> Iterator[Transaction]:
-    """Edit a module all or nothing.
-
-    Args:
-        model: The module to edit.
-
-    Yields:
-        A `Transaction`. If the body raises anything at all, every edit made so far is undone, newest first.
-    """
+    """Edit a module all or nothing: if the body raises anything at all, every edit so far is undone, newest first."""
     edits = Transaction(model)
     try:
         yield edits
@@ -296,17 +362,6 @@ def parameter_at(model: nn.Module, path: str) -> nn.Parameter:
         ) from error
 
 
-def parametrization(owner: nn.Module, name: str) -> Any:
-    """What makes a parametrized tensor of a module: torch's list, of the class `ParametrizationList`."""
-    return owner.get_submodule(f"parametrizations.{name}")
-
-
-def foreign_parametrizations(owner: nn.Module) -> list[str]:
-    """Names of a module's parametrized tensors that `Transaction.decode` has not made, or not alone."""
-    held: Any = getattr(owner, "parametrizations", {}) if parametrize.is_parametrized(owner) else {}
-    return [name for name, chain in held.items() if len(chain) != 1 or not hasattr(chain, "place")]
-
-
 def like_parameter(model: nn.Parameter, value: Tensor) -> nn.Parameter:
     """A parameter of other numbers, of the same class, `requires_grad` and attributes."""
     made = Tensor._make_subclass(type(model), value, model.requires_grad)
@@ -333,58 +388,9 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
                 raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': got {what} {got}, the slot holds {holds}.")
 
 
-def overlap(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Two names whose tensors are different objects and hold numbers in the same memory, or `None`.
-
-    For refusing them: addresses of tensors that are alive at once can tell an overlap, though never a tie.
-    """
-    spans = []
-    for name, tensor in named.items():
-        if tensor.numel() and not tensor.is_meta and tensor.layout == torch.strided:
-            last = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
-            start = tensor.data_ptr()
-            spans.append((str(tensor.device), start, start + (last + 1) * tensor.element_size(), name))
-    spans.sort()
-    for (device, _, end, name), (next_device, start, _, next_name) in pairwise(spans):
-        if device == next_device and start < end and named[name] is not named[next_name]:
-            return name, next_name
-    return None
-
-
-def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype hold the same bits: NaN equals itself, and `-0.0` is not `0.0`."""
-    if left.layout != torch.strided or right.layout != torch.strided:
-        return False  # bits of other layouts cannot be compared, so they count as different
-    right = right.to(left.device)
-    raw = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
-    return torch.equal(*raw)
-
-
-def same_numbers(left: object, right: object) -> bool:
-    """Whether two entries of a state dict are equal; what has no numbers to compare (meta) counts as equal."""
-    if left is right:
-        return True
-    if not isinstance(left, Tensor) or not isinstance(right, Tensor):
-        return False
-    if left.is_meta or right.is_meta:
-        return left.shape == right.shape
-    if (left.shape, left.dtype) != (right.shape, right.dtype):
-        return False
-    if type(left) in (Tensor, nn.Parameter) and type(right) in (Tensor, nn.Parameter):
-        return same_bits(left, right)
-    return torch.equal(left, right)  # distributed and other tensors know themselves how to compare
-
-
-def _own_class(module: nn.Module, without: str = "") -> None:
-    """Give a parametrized module a class that no copy of it shares, without one of its properties."""
-    kind = type(module)
-    entries = {name: entry for name, entry in vars(kind).items() if name not in ("__dict__", "__weakref__", without)}
-    module.__class__ = type(kind.__name__, kind.__bases__, entries)  # pyright: ignore[reportAttributeAccessIssue]
-
-
+@torch.no_grad()
 def _copy(tensor: Tensor, value: Tensor) -> None:
-    with torch.no_grad():
-        tensor.copy_(value)
+    tensor.copy_(value)
 
 
 def _annotate(model: nn.Module, name: str, value: object) -> None:

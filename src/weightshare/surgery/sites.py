@@ -16,6 +16,9 @@ from torch.nn.parameter import UninitializedParameter
 from weightshare._typing import Where
 from weightshare.errors import NoMatch, SpecError
 
+EXCLUDE = "!"
+"""What a glob begins with that takes away."""
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -123,15 +126,23 @@ def select(all_sites: Sequence[Site], where: Where) -> tuple[Site, ...]:
     Args:
         all_sites: From `sites(model)`.
         where: A glob (`fnmatch.fnmatchcase`, so `*` crosses dots) that matches the path of the parameter or of any
-            module above it; a list of globs; a module type, which matches all below such a module (the model itself
-            does not count); a predicate on `Site`; or `None` for all.
+            module above it; a list of globs, in which one that begins with `!` takes away again what it matches of
+            those before it; a module type, which matches all below such a module (the model itself does not count); a
+            predicate on `Site`; or `None` for all.
 
     Returns:
         The sites that match, in the order of `all_sites`.
 
     Raises:
-        NoMatch: If a glob, the type or the predicate matches nothing; the nearest paths are named.
-        SpecError: If `where` is none of the above.
+        NoMatch: If a glob, the type or the predicate matches nothing; the nearest paths are named. If an exclusion
+            takes nothing away, or exclusions leave nothing.
+        SpecError: If `where` is none of the above, or an exclusion stands first, where there is nothing to take from.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.ModuleDict({"fc": nn.Linear(2, 3), "norm": nn.LayerNorm(3)})
+        >>> [site.path for site in select(sites(net), ["*", "!*norm*", "norm.bias"])]
+        ['fc.weight', 'fc.bias', 'norm.bias']
     """
     if where is None:
         return tuple(all_sites)
@@ -145,14 +156,7 @@ def select(all_sites: Sequence[Site], where: Where) -> tuple[Site, ...]:
     elif callable(where):
         chosen = {id(s) for s in all_sites if where(s)}
     elif isinstance(where, Sequence) and where and all(isinstance(glob, str) for glob in where):
-        chosen = set[int]()
-        for glob in where:
-            hits = {id(s) for s in all_sites if _matches(s, glob)}
-            if not hits:
-                raise NoMatch(
-                    f"where={glob!r} matches no parameter and no module above one.{_nearest(all_sites, glob)}"
-                )
-            chosen |= hits
+        chosen = _by_globs(all_sites, where)
     else:
         raise SpecError(
             f"where={where!r} is not understood: give a glob, a non-empty list of globs, a module type, a predicate on "
@@ -182,6 +186,32 @@ def describe(where: Where) -> str:
     if callable(where):
         return f"<{getattr(where, '__name__', 'predicate')}>"
     return repr(where) if where is None or isinstance(where, str) else repr(list(where))
+
+
+def _by_globs(all_sites: Sequence[Site], globs: Sequence[str]) -> set[int]:
+    """The ids of the sites that globs choose, one after the other: each adds, or with a `!` takes away."""
+    chosen = set[int]()
+    for number, glob in enumerate(globs):
+        pattern = glob.removeprefix(EXCLUDE)
+        hits = {id(s) for s in all_sites if _matches(s, pattern)}
+        excludes = pattern != glob
+        if excludes and not number:
+            raise SpecError(
+                f"where={glob!r} takes away from what the globs before it match, and there are none: begin with one, "
+                f"such as where={['*', glob]!r}."
+            )
+        if not hits:
+            raise NoMatch(f"where={glob!r} matches no parameter and no module above one.{_nearest(all_sites, pattern)}")
+        if excludes and not hits & chosen:
+            # As for a glob that matches nothing: it is a slip of the pen, and would share what was to stay out.
+            raise NoMatch(
+                f"where={glob!r} takes nothing away: what it matches is not among the matches of "
+                f"{list(globs[:number])!r}. Put it behind the glob that it is to restrict, or leave it out."
+            )
+        chosen = chosen - hits if excludes else chosen | hits
+    if not chosen:
+        raise NoMatch(f"where={list(globs)!r} leaves nothing: its exclusions take away all that its globs match.")
+    return chosen
 
 
 def _above(names: Sequence[str]) -> list[str]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.analysis.pictures import draw_assignment
+from weightshare.decoding import Decoded
 from weightshare.errors import ConfigError
 from weightshare.planning import applied_plans
-from weightshare.sharing import Decoded
 from weightshare.training.data import Data
 
 

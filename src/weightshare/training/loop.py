@@ -23,6 +23,7 @@ from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
 from weightshare.training.snapshot import NOISE, Progress
+from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.values.baselines import Baseline
 from weightshare.values.proximal import ProximalHandle
@@ -46,6 +47,7 @@ def fit(
     checkpoint_minutes: float = 10.0,
     tensorboard: bool = False,
     identity: Mapping[str, Any] | None = None,
+    teacher: nn.Module | None = None,
 ) -> History:
     """Train a classifier in place, evaluate it after every epoch, and keep what is needed to go on after a stop.
 
@@ -65,17 +67,21 @@ def fit(
             when the process is asked to stop.
         tensorboard: Whether to write scalars and pictures to `folder/tensorboard`.
         identity: What else a checkpoint has to agree in to be resumed from, as JSON-able values.
+        teacher: The network that `recipe.distil` learns from, with its numbers in it; `run` reads it from the file. It
+            is put into evaluation mode and on the device, stays as it is, and is not kept in checkpoints.
 
     Returns:
-        One row for each epoch: `epoch`, `lr`, `train_loss`, `train_accuracy`, `test_loss`, `test_accuracy` (fractions),
-        `seconds` (training and evaluation of that epoch), `images_per_second` (training alone); with regularisers
-        also `distinct_share` and `zero_share` (of the regularised weights), and `penalty` (the sum of their `R`);
-        with local layers `noise_within_modules` and `noise_over_positions`, the inverse of `SNR_w`, averaged over them.
+        One row for each epoch: `epoch`, `lr`, `train_loss` (with what a teacher adds), `train_accuracy`, `test_loss`,
+        `test_accuracy` (fractions), `seconds` (training and evaluation of that epoch), `images_per_second` (training
+        alone); with regularisers also `distinct_share` and `zero_share` (of the regularised weights), and `penalty`
+        (the sum of their `R`); with local layers `noise_within_modules` and `noise_over_positions`, the inverse of
+        `SNR_w`, averaged over them.
 
     Raises:
-        TrainingError: If the model does not fit the data, the loss is not finite, another process is at work in the
-            folder, or the checkpoint is of another run. After a SIGTERM a `Stopped`, the state kept; after an interrupt
-            a `KeyboardInterrupt` likewise.
+        TrainingError: If the model does not fit the data or its teacher, the loss is not finite, another process is at
+            work in the folder, or the checkpoint is of another run. After a SIGTERM a `Stopped`, the state kept; after
+            an interrupt a `KeyboardInterrupt` likewise.
+        NoMatch: If no module gives the hidden states that `recipe.distil` names.
         ModelChanged: If ties of an applied plan have come undone.
         FileError: If a checkpoint is damaged or cannot be written.
     """
@@ -103,6 +109,8 @@ def fit(
     steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
     run = {"recipe": asdict(recipe), "seed": seed, "data": data.name, "images": len(data.train), "steps": steps}
     run |= {"labels": _digest(data), "processes": fabric.world_size, **(identity or {})}
+    tutor = _tutor(model, teacher, data, recipe, fabric)
+    run |= {"teacher": tutor.digest()} if tutor else {}
 
     with ExitStack() as around:
         if folder is not None:
@@ -131,8 +139,11 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = lr * group.get("lr_scale", 1.0)
                 images, targets = vary(images, labels)
-                logits = network(data.train.normalised(images).to(memory_format=layout))
+                seen = data.train.normalised(images).to(memory_format=layout)
+                logits, taught = tutor(network, seen) if tutor else (network(seen), None)
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+                if tutor and taught is not None:
+                    loss = tutor.spec.labels * loss + taught
                 fabric.backward(loss)
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
@@ -270,6 +281,14 @@ def _of_all(fabric: "Fabric | None", sums: Tensor) -> Tensor:
 def _means(fabric: "Fabric | None", sums: Tensor) -> tuple[float, float]:
     loss, right, images, _ = _of_all(fabric, sums).tolist()
     return loss / images, right / images
+
+
+def _tutor(model: nn.Module, teacher: nn.Module | None, data: Data, recipe: Recipe, fabric: "Fabric") -> Tutor | None:
+    if recipe.distil is None or teacher is None:
+        if recipe.distil is not teacher:
+            raise TrainingError("recipe.distil and a teacher go together: give fit both, or neither.")
+        return None
+    return Tutor(recipe.distil, model, teacher.to(fabric.device), data.test[:2][0], fabric.autocast)
 
 
 def _expect_logits(model: nn.Module, data: Data) -> None:

@@ -14,6 +14,7 @@ from weightshare.depth import topology
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
+from weightshare.training.distil import Distil
 from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.regularise import Cluster, Regularise
 
@@ -41,7 +42,7 @@ class Share:
         spread: `uniform`, `front`, `middle` or `back`.
         fuse: `first`, `mean` or `weighted_mean`.
         weights: Of `weighted_mean`, one for each layer.
-        where: A glob, a list of globs, or nothing for all that fits.
+        where: A glob, a list of globs and exclusions (`!*norm*`), or nothing for all that fits.
     """
 
     rate: float | None = None
@@ -94,6 +95,7 @@ class Recipe:
             way, and in another one to zero. ConvMixer's own cycle is `onecycle` with a warm-up of 0.4.
         milestones: Of `step`: fractions of all steps, rising, from the end of the warm-up to below 1.
         factor: Of `step`, above 0 and at most 1.
+        distil: What is learnt from a teacher besides, or instead of, the labels; nothing for the labels alone.
     """
 
     epochs: int = 20
@@ -114,6 +116,7 @@ class Recipe:
     schedule: ScheduleName = "cosine"
     milestones: list[float] = field(default_factory=lambda: [*MILESTONES])
     factor: float = FACTOR
+    distil: Distil | None = None
 
     def __post_init__(self) -> None:
         copies = self.augment.repeats
@@ -296,8 +299,9 @@ def _value(hint: Any, value: Any, at: str) -> Any:
 
 def _any_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
     for hint in hints:
-        if get_origin(hint) is list and isinstance(value, list):
-            return _value(hint, value, at)  # its own message names the item that is wrong
+        listed = get_origin(hint) is list and isinstance(value, list)
+        if listed or (is_dataclass(hint) and isinstance(value, Mapping)):
+            return _value(hint, value, at)  # its own message names what is wrong
         try:
             return _value(hint, value, at)
         except ConfigError:

@@ -98,7 +98,8 @@ def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[st
     before = time.perf_counter()
     minutes, board = config.checkpoint_minutes, config.tensorboard
     identity = {"config": {key: value for key, value in _decisive(config).items() if key not in ("train", "seed")}}
-    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity)
+    teacher = _teacher(config, data)
+    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher)
     seconds = time.perf_counter() - before
     model.cpu()
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
@@ -280,6 +281,20 @@ def _data(config: RunConfig) -> Data:
 def _built(config: RunConfig, data: Data) -> nn.Module:
     given = {"in_channels": data.channels, "classes": data.classes, "size": data.size}
     return build(config.model, **given | config.model_args)
+
+
+def _teacher(config: RunConfig, data: Data) -> nn.Module | None:
+    """The network that the configuration's file was saved from: built anew, so that nothing of it is shared yet."""
+    if config.train.distil is None:
+        return None
+    path = config.train.distil.teacher
+    try:
+        return load(path, _built(config, data))
+    except FileError as error:
+        raise FileError(
+            f"train.distil.teacher: {error} Need a file that weightshare.save wrote of {config.model}, such as a run's "
+            f"{MODEL}."
+        ) from error
 
 
 def _decisive(config: RunConfig) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 import torch
 from torch import Tensor
 
+from weightshare.decoding import index_dtype
 from weightshare.errors import SpecError
-from weightshare.sharing import index_dtype
 from weightshare.values import check
 
 Init = Literal["kmeans", "quantiles"]

@@ -12,18 +12,19 @@ Source: Shakerinava 2023, retraining with fixed clusters; Han 2016 (Deep Compres
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from weightshare.decoding import Decoding, refuse_labels, sort_out, unreadable, wide
+from weightshare.decoding import MOST_CLUSTERS, Clusters, Decoding, refuse_labels, sort_out, unreadable, wide
 from weightshare.errors import ModelChanged, SpecError
-from weightshare.sharing import MOST_CLUSTERS, Assignment, Clusters, Group, LeftOut
+from weightshare.sharing import Assignment, Group, LeftOut
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import in_norm
 from weightshare.surgery.count import distinct
+from weightshare.surgery.parametrized import foreign_parametrizations
 from weightshare.surgery.sites import Site, decoded_names
 from weightshare.values.choice import holder, not_a_layer
 from weightshare.values.clusters import Init, as_bits, find_clusters
@@ -71,7 +72,10 @@ class Codebook(Decoding):
     zeros: Zeros = "train"
     seed: int = 0
 
-    kind: ClassVar[type[Group]] = Clusters
+    @property
+    def kind(self) -> type[Group]:
+        """Of all its groups."""
+        return Clusters
 
     def __post_init__(self) -> None:
         whole = isinstance(self.clusters, int) and not isinstance(self.clusters, bool)
@@ -236,7 +240,7 @@ def _unfit(site: Site) -> str:
     if reason := unreadable(site):
         return reason
     module, name = holder(site), site.path.rpartition(".")[2]
-    if isinstance(module, ParametrizationList) or (module is not None and edit.foreign_parametrizations(module)):
+    if isinstance(module, ParametrizationList) or (module is not None and foreign_parametrizations(module)):
         return "its module is parametrized already: cluster first, or take that off (remove_parametrizations)"
     if isinstance(module, nn.RNNBase) or name.startswith(("weight_ih_l", "weight_hh_l")):
         return "recurrent layers keep a second list of their weights, which torch does not parametrize"

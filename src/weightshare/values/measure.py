@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from weightshare._typing import Where
+from weightshare.decoding import Decoded
 from weightshare.errors import NoMatch
 from weightshare.planning import applied_plans
-from weightshare.sharing import Decoded
 from weightshare.surgery.count import distinct
 from weightshare.surgery.sites import describe, select, sites, unwrapped
 from weightshare.values.choice import is_layer

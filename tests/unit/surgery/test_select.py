@@ -104,6 +104,51 @@ def test_a_predicate_without_a_match_is_an_error() -> None:
         chosen(model, never)
 
 
+@pytest.mark.parametrize(
+    ("where", "paths"),
+    [
+        (["blocks.1.*", "!*.norm", "!*.fc2"], ["blocks.1.fc1.weight", "blocks.1.fc1.bias"]),
+        (["*", "!blocks", "!*.bias"], ["stem.weight", "head.weight"]),
+        (["*", "!blocks", "!head", "*.1.fc2.bias"], ["stem.weight", "stem.bias", "blocks.1.fc2.bias"]),
+        (("stem", "!stem.bias"), ["stem.weight"]),
+    ],
+    ids=["norms out", "two exclusions", "taken in again", "a tuple"],
+)
+def test_an_exclusion_takes_away_of_what_stands_before_it(where: object, paths: list[str]) -> None:
+    assert chosen(chain(depth=2).model, where) == paths
+
+
+def test_an_exclusion_matches_any_of_a_parameters_names() -> None:
+    model, _ = tied_embedding()
+    assert not {"embed.weight", "head.weight"} & set(chosen(model, ["*", "!head"]))
+
+
+@pytest.mark.parametrize("where", ["!*norm*", ["!*norm*"], ["!*norm*", "blocks"], ["!", "blocks"]])
+def test_an_exclusion_that_stands_first_is_refused(where: object) -> None:
+    with pytest.raises(SpecError, match=r"takes away from what.*before it.*there are none.*\['\*', '!"):
+        chosen(chain().model, where)
+
+
+def test_an_exclusion_of_what_was_not_chosen_is_an_error() -> None:
+    with pytest.raises(NoMatch, match=r"where='!\*norm\*' takes nothing away.*matches of \['stem', 'head'\]"):
+        chosen(chain().model, ["stem", "head", "!*norm*"])
+
+
+def test_an_exclusion_before_what_it_should_take_away_is_an_error() -> None:
+    with pytest.raises(NoMatch, match=r"where='!\*norm' takes nothing away.*Put it behind"):
+        chosen(chain().model, ["stem", "!*norm", "blocks"])
+
+
+def test_an_exclusion_without_a_match_names_the_nearest_path() -> None:
+    with pytest.raises(NoMatch, match=r"where='!blocks\.\*\.nrom' matches no parameter.*'blocks\.\*\.norm'"):
+        chosen(chain().model, ["blocks", "!blocks.*.nrom"])
+
+
+def test_exclusions_that_leave_nothing_are_an_error() -> None:
+    with pytest.raises(NoMatch, match=r"where=\['stem', '!stem'\] leaves nothing"):
+        chosen(chain().model, ["stem", "!stem"])
+
+
 @pytest.mark.parametrize("where", [3, [], (), [3], ["stem", nn.Linear], b"stem", 0.5])
 def test_anything_else_is_refused(where: object) -> None:
     model, _ = chain()

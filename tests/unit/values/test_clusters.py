@@ -8,8 +8,8 @@ from sklearn.cluster import KMeans
 import torch
 
 from tests.support import bits
+from weightshare.decoding import index_bits, index_dtype
 from weightshare.errors import SpecError
-from weightshare.sharing import index_bits, index_dtype
 from weightshare.values import clusters
 from weightshare.values.clusters import find_clusters
 

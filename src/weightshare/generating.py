@@ -1,0 +1,203 @@
+"""Generated weights: the layers of a group read what one bank makes for all of them, once in each forward pass.
+
+A bank stores slots, or all that a fusion is trained through, and whatever each layer has of its own; `make` gives the
+weight of every layer. Readers store nothing. When the weight is made decides whether this is right, and cheap:
+
+1. A hook before the model's forward pass opens a *pass*: every bank makes its weights once, with autocast off. A hook
+   after it, which runs after an error too, closes the pass.
+2. Inside a pass a reader gets what was made. Weights made with and without gradients are kept apart, so a part of the
+   model that runs under `no_grad`, or turns gradients on, gets its own.
+3. While a backward pass runs, a reader (activation checkpointing runs layers again) gets the last weights that were
+   made with gradients.
+4. Anywhere else, as when a layer is called alone, it makes its own weight, now.
+
+Nothing is kept by version counters or addresses, which a second micro-batch or a fused optimizer would break.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weightshare.errors import ModelChanged
+from weightshare.surgery import derived, edit
+
+BANKS = "weightshare_banks"
+"""What the module that holds a model's banks is called."""
+HOOKS = "_weightshare_pass_"
+
+
+class Pass:
+    """What the banks of a model have made for the forward pass that runs now. Copies and pickles start empty."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.current = False
+        """Whether `graded` was made in this pass, and not in an earlier one."""
+        self.graded: Sequence[Tensor] | None = None
+        self.plain: Sequence[Tensor] | None = None
+
+    def __reduce__(self) -> Any:
+        return (Pass, ())
+
+
+class Bank(nn.Module):
+    """Makes the weights of a group's layers from what is stored; abstract. Lies below the model's root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = Pass()
+        self.called = ""
+
+    @abstractmethod
+    def make(self) -> Sequence[Tensor]:
+        """The weight of every layer; layers that read one slot as it is get one tensor."""
+
+    @abstractmethod
+    def make_one(self, layer: int) -> Tensor:
+        """The weight of one layer, alone."""
+
+    @abstractmethod
+    def own_names(self) -> set[str]:
+        """Which of its parameters belong to single layers: `param_groups` gives them a group of their own."""
+
+    def no_weight_decay(self) -> set[str]:
+        """What `param_groups` gives no decay, as timm's models say it."""
+        return self.own_names()
+
+    def read(self, layer: int) -> Tensor:
+        """The weight of one layer: see the module's rules."""
+        at = self.at
+        if at.running:
+            if at.current:
+                assert at.graded is not None
+                return at.graded[layer]
+            if torch.is_grad_enabled():
+                at.graded, at.current = self._made(), True
+                return at.graded[layer]
+            if at.plain is None:
+                at.plain = self._made()
+            return at.plain[layer]
+        if at.graded is not None and not torch.compiler.is_compiling() and _in_backward():
+            return at.graded[layer]
+        with torch.autocast(self._device, enabled=False):
+            return self.make_one(layer)
+
+    def open(self, model: nn.Module, arguments: Any) -> None:
+        """Begin a forward pass of the model."""
+        at = self.at
+        at.running, at.current, at.plain = True, torch.is_grad_enabled(), None
+        if at.current:
+            at.graded = self._made()
+        else:
+            at.plain = self._made()
+
+    def close(self, model: nn.Module, arguments: Any, output: Any) -> None:
+        """End it. What was made with gradients stays for a backward pass that runs layers again."""
+        at = self.at
+        at.running, at.current, at.plain = False, False, None
+
+    def forward(self) -> Sequence[Tensor]:
+        """The weight of every layer."""
+        return self._made()
+
+    def _made(self) -> Sequence[Tensor]:
+        with torch.autocast(self._device, enabled=False):
+            return self.make()
+
+    @property
+    def _device(self) -> str:
+        return next(self.parameters()).device.type
+
+
+class Own(nn.Module):
+    """What layers of a bank have of their own; abstract."""
+
+    @abstractmethod
+    def add(self, bases: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The weight of every layer from what each reads, in order."""
+
+    @abstractmethod
+    def add_one(self, base: Tensor, layer: int) -> Tensor:
+        """The weight of one layer from what it reads."""
+
+
+class Reading(derived.Source):
+    """The weight of one layer of a bank."""
+
+    def __init__(self, bank: Bank, layer: int) -> None:
+        self.bank = bank
+        self.layer = layer
+
+    def tensor(self) -> Tensor:
+        return self.bank.read(self.layer)
+
+
+def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: Bank) -> None:
+    """Make each path read a layer of a bank, which becomes a part of the model.
+
+    Args:
+        edits: Of the model whose forward passes count.
+        name: The role of the paths, which the bank is named after.
+        paths: Of the layers, in order.
+        bank: Makes a weight for each.
+    """
+    model = edits.model
+    # A container's children are what it runs or lists, so there the bank lies with its first reader.
+    contained = isinstance(model, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    parent = f"{paths[0].rpartition('.')[0]}." if contained else ""
+    for layer, path in enumerate(paths):
+        edits.derive(path, Reading(bank, layer))
+    if not hasattr(model.get_submodule(parent[:-1]), BANKS):
+        edits.add_child(f"{parent}{BANKS}", nn.Module())
+    holder = model.get_submodule(f"{parent}{BANKS}")
+    stem = "_".join(part for part in name.split(".") if part != "*") or "weights"
+    names = [stem, *(f"{stem}_{number}" for number in range(2, len(holder._modules) + 2))]
+    bank.called = next(free for free in names if free not in holder._modules)
+    edits.add_child(f"{parent}{BANKS}.{bank.called}", bank)
+    edits.watch_forward(f"{HOOKS}{bank.called}", bank.open, bank.close)
+
+
+def bank_of(model: nn.Module, paths: Sequence[str]) -> Bank:
+    """The bank that all paths read, each its layer.
+
+    Raises:
+        ModelChanged: If they do not.
+    """
+    banks = []
+    for layer, path in enumerate(paths):
+        parent, _, name = path.rpartition(".")
+        try:
+            source = derived.sources(model.get_submodule(parent)).get(name)
+        except AttributeError:
+            source = None
+        if not isinstance(source, Reading) or source.layer != layer or source.bank is not (banks or [source.bank])[0]:
+            raise ModelChanged(
+                f"'{path}' is not read from the bank of its plan any more. Make the model as it was when it was shared."
+            )
+        banks.append(source.bank)
+    return banks[0]
+
+
+def leave_bank_(edits: edit.Transaction, paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
+    """Give each path a parameter again, and take the bank that they read out of the model."""
+    bank = bank_of(edits.model, paths)
+    for path, tensor in zip(paths, tensors, strict=True):
+        edits.underive(path, tensor)
+    modules = dict(edits.model.named_modules())
+    edits.unwatch(f"{HOOKS}{bank.called}", next(at for at, module in modules.items() if _opens(module, bank)))
+    at = next(path for path, module in modules.items() if module is bank)
+    edits.drop_child(at)
+    holder = at.rpartition(".")[0]
+    if not modules[holder]._modules:
+        edits.drop_child(holder)
+
+
+def _opens(module: nn.Module, bank: Bank) -> bool:
+    return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint tells it
