@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from tests.zoo import LOCAL, ZOO, Case
 import weightshare as ws
+from weightshare.depth import topology
 from weightshare.sharing import Spec
 
 SPECS: dict[str, Callable[[], Spec]] = {
     "halves": lambda: ws.Tie(rate=2),
     "random thirds, mean": lambda: ws.Tie(rate=3, order=ws.random(7), fuse=ws.mean),
-    "back, strided": lambda: ws.Tie(rate=2, order=ws.strided, spread=ws.back),
+    "back, strided": lambda: ws.Tie(rate=2, order=ws.strided, spread=topology.back),
     "clusters": lambda: ws.Codebook(clusters=3),
     "lattice": lambda: ws.Lattice(),
     "low rank": lambda: ws.LowRank(rank=2),

@@ -35,6 +35,7 @@ from jaxtyping import Num
 import torch
 from torch import Tensor
 
+from weightshare.depth.align import align_
 from weightshare.depth.gram import grams, nearest
 from weightshare.depth.topology import Choice
 from weightshare.errors import SpecError
@@ -181,8 +182,6 @@ class PermutedMean(Mean):
     """The mean after inner units of each layer were put in the order of the first reader's; see `permuted_mean`."""
 
     def prepare(self, edits: edit.Transaction, groups: Sequence[Group], batches: Iterable[Any] | None) -> Any:
-        from weightshare.depth.align import align_
-
         return align_(edits, groups)
 
 

@@ -162,13 +162,18 @@ def test_only_what_is_shared_decides_and_all_of_a_unit_moves() -> None:
     torch.testing.assert_close(output(net, example), expected)
 
 
+def _aligned_then_failed(net: nn.Module) -> None:
+    with edit.transaction(net) as edits:
+        align_(edits, planned(net).groups)
+        raise ZeroDivisionError
+
+
 def test_a_failure_leaves_the_model_as_it_was() -> None:
     torch.manual_seed(0)
     net, _ = mlps()
     before = state(net)
-    with pytest.raises(ZeroDivisionError), edit.transaction(net) as edits:
-        align_(edits, planned(net).groups)
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        _aligned_then_failed(net)
     assert state(net) == before
 
 
