@@ -4,8 +4,8 @@ Linear CKA between the outputs of all blocks of a network and all blocks of the 
 paper finds no pattern for networks tied from scratch, and a clear one after weight fusion. What two unshared networks
 of different seeds have in common stands beside it, and what the unshared one has in common with itself trained on.
 
-Source: Lin 2022, supplement F.2, figures 3 and 4. Differs: the networks of `lin2022_cifar`; no share rate 8, which would
-leave one layer; the two comparisons of unshared networks are ours.
+Source: Lin 2022, supplement F.2, figures 3 and 4. Differs: the networks of `lin2022_cifar`; no share rate of 8, which
+would leave one layer; the two comparisons of unshared networks are ours.
 """
 
 from collections.abc import Callable, Mapping
@@ -99,13 +99,13 @@ def picture(found: Mapping[str, Tensor]) -> "Figure":
 
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
     panels: Any = figure.subplots(2, 3).flat
-    drawn = None
+    images: list[Any] = []
     for axes, (title, values) in zip(panels, found.items(), strict=True):
-        drawn = axes.imshow(values.numpy(), vmin=0, vmax=1, origin="lower", cmap="viridis")
+        images.append(axes.imshow(values.numpy(), vmin=0, vmax=1, origin="lower", cmap="viridis"))
         axes.set(xlabel="block of the unshared network", ylabel="block")
         axes.set_title(title, color=INK, fontsize=10)
         quiet(axes)
-    bar = figure.colorbar(drawn, ax=figure.axes, shrink=0.7, label="linear CKA")
+    bar = figure.colorbar(images[-1], ax=figure.axes, shrink=0.7, label="linear CKA")
     bar.outline.set_visible(False)
     quiet(bar.ax)
     return figure
