@@ -42,7 +42,7 @@ class Plan:
         stored_before: Parameters of the whole model now, each tensor once, buffers not counted.
         bytes_before: Their memory, in bytes.
         signature: Hash of the model's names, shapes, dtypes and ties, by which a changed model is refused.
-        notes: What the spec warns of, such as a shared batch norm.
+        notes: What the spec warns of, such as a shared batch norm, or what `suggest` compared.
     """
 
     spec: Spec
@@ -196,7 +196,7 @@ class Plan:
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
                 *filter(None, [kind.note(self.groups)]),
-                *(f"Warning: {note}" for note in self.notes),
+                *(f"Note: {note}" for note in self.notes),
                 *(f"Left out, {len(paths)}: {_listed(paths)}: {reason}." for reason, paths in reasons.items()),
             ]
         )

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
 from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
-from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
+from weightshare.depth.topology import Order, Spread, checked_slots, labels, listed_labels, sequential, uniform
 from weightshare.depth.transform import Transform
 from weightshare.errors import AlreadyShared, SharingWarning, SpecError
 from weightshare.generating import read_bank_
@@ -41,7 +41,9 @@ class Tie(Spec):
     Args:
         rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it.
         order: `sequential`, `strided`, `random(seed)`, or an `Order` of your own.
-        slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole.
+        slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole. Where several lists of blocks
+            are to share, each in its own way: a mapping from the path of such a list to the slot of each of its blocks,
+            by index; lists of blocks that it does not name are left out.
         fuse: What a slot starts from: `first`, `mean`, `weighted_mean(weights)`, those of `fuse`, or a `Fusion` of your
             own; `through(fusion)` trains all that is fused.
         spread: Which layers share: `uniform` for all; `front`, `middle` or `back` for one third.
@@ -59,11 +61,13 @@ class Tie(Spec):
         Tie(rate=2)
         >>> Tie(slots=[0, 1, 1, 0])
         Tie(slots=(0, 1, 1, 0))
+        >>> Tie(slots={"layer1": [0, 1, 1], "layer2": [0, 0, 0, 1]})
+        Tie(slots=(('layer1', (0, 1, 1)), ('layer2', (0, 0, 0, 1))))
     """
 
     rate: float | None = None
     order: Order = sequential
-    slots: tuple[int, ...] | None = None
+    slots: tuple[Any, ...] | None = None
     fuse: Fusion = first
     spread: Spread = uniform
     own: Transform | None = None
@@ -76,7 +80,7 @@ class Tie(Spec):
         if self.rate is not None:
             object.__setattr__(self, "rate", _checked_rate(self.rate))
         if self.slots is not None:
-            object.__setattr__(self, "slots", _checked_slots(self.slots))
+            object.__setattr__(self, "slots", checked_slots(self.slots))
             if self.order != sequential or self.spread != uniform:
                 raise SpecError("Tie(slots=...) says where every layer reads: leave order and spread out.")
         for name, kind, choices in (
@@ -141,6 +145,10 @@ class Tie(Spec):
                 left_out.append(LeftOut(site.path, alone or str(place)))
             else:
                 roles[place.before, place.after, site.shape, site.dtype, place.kind].append((place, site))
+        unknown = set(self.by_list or ()) - {place.before for members in roles.values() for place, _ in members}
+        if unknown:
+            there = sorted({place.before for members in roles.values() for place, _ in members})
+            raise SpecError(f"Tie(slots=...) names {sorted(unknown)}, the pattern matches blocks in {there}.")
         self._refuse_mixed(list(roles.values()))
         groups: list[Group] = []
         unfit: list[SpecError] = []
@@ -274,15 +282,28 @@ class Tie(Spec):
         place, site = members[0]
         items = tuple(member.path for _, member in members)
         try:
-            slots = labels(len(items), self.rate or 1, self.order, self.spread) if self.slots is None else self.slots
-            if len(slots) != len(items):
-                raise SpecError(f"the list has {len(slots)} slots, the group has {len(items)} layers: {list(items)}")
+            slots = self._labels(items, [member.index for member, _ in members], place.before)
             group = self._group(place.role, items, site, Assignment.of(slots))
         except SpecError as error:
             raise SpecError(f"Cannot tie '{place.role}' of shape {site.shape}: {error}") from error
         for readers in group.assignment.readers:
             edit.common_slot([items[layer] for layer in readers], [members[layer][1].tensor for layer in readers])
         return group
+
+    def _labels(self, items: Sequence[str], indices: Sequence[int], before: str) -> Sequence[int]:
+        """The slot of each layer of a group, in the blocks of these indices in the list of blocks `before`."""
+        if self.slots is None:
+            return labels(len(items), self.rate or 1, self.order, self.spread)
+        if self.by_list is not None:
+            return listed_labels(self.by_list, before, indices)
+        if len(self.slots) != len(items):
+            raise SpecError(f"the list has {len(self.slots)} slots, the group has {len(items)} layers: {list(items)}")
+        return self.slots
+
+    @property
+    def by_list(self) -> dict[str, tuple[int, ...]] | None:
+        """The slots of each list of blocks by its path, if they are given so."""
+        return dict(self.slots) if self.slots is not None and isinstance(self.slots[0], tuple) else None
 
     def _group(self, role: str, items: tuple[str, ...], site: Site, assignment: Assignment) -> Group:
         plain = (role, items, site.shape, site.dtype, assignment)
@@ -302,7 +323,7 @@ class Tie(Spec):
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
         """One list of slots that is as long as several groups of one role together would tie what cannot be tied."""
-        if self.slots is None:
+        if self.slots is None or self.by_list is not None:
             return
         by_role = defaultdict[str, list[tuple[Place, Site]]](list)
         for members in roles:
@@ -339,10 +360,3 @@ def _checked_rate(rate: Any) -> int | float:
         )
     value = float(rate)
     return int(value) if value.is_integer() else value
-
-
-def _checked_slots(slots: Any) -> tuple[int, ...]:
-    if isinstance(slots, str) or not isinstance(slots, Sequence):
-        raise SpecError(f"Tie(slots={slots!r}): give the slot of each layer, such as [0, 0, 1, 1].")
-    Assignment.of(slots)  # says what is wrong with them
-    return tuple(int(slot) for slot in slots)
