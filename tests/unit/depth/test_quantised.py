@@ -13,7 +13,11 @@ import weightshare as ws
 from weightshare.errors import NoMatch, ShapeMismatch, SpecError
 from weightshare.surgery.quantised import packed_layers, quantised
 
-DEPRECATED = "ignore:torch.ao.quantization is deprecated"
+# Torch says each of these once in a process, at whichever test comes first.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated"),
+    pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor"),
+]
 
 
 class Integers(nn.Module):
@@ -111,7 +115,6 @@ def test_a_model_of_integers_alone_has_nothing_to_share() -> None:
     assert state(model) == before
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_torchs_own_quantised_numbers() -> None:
     """Of which a copy ends Python without a word."""
     numbers = torch.quantize_per_tensor(torch.randn(5, 5), 0.1, 0, torch.qint8)
@@ -130,7 +133,6 @@ def dynamic(model: nn.Module, *kinds: type[nn.Module]) -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(model, set(kinds))
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 def test_layers_of_torchs_dynamic_quantisation_are_left_out_by_name() -> None:
     model = dynamic(chain(depth=4).model, nn.Linear)
     reason = "a Linear of torch.ao.nn.quantized.dynamic packs its weights, so it has no parameters"
@@ -143,7 +145,6 @@ def test_layers_of_torchs_dynamic_quantisation_are_left_out_by_name() -> None:
     assert reason in str(named)
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 @pytest.mark.parametrize("where", ["blocks.*.fc1", ["blocks.*.fc1.weight"], torch.ao.nn.quantized.dynamic.Linear])
 def test_one_that_is_named_is_no_riddle(where: object) -> None:
     model = dynamic(chain(depth=4).model, nn.Linear)
@@ -151,7 +152,6 @@ def test_one_that_is_named_is_no_riddle(where: object) -> None:
         ws.plan(model, ws.Tie(rate=2), where)
 
 
-@pytest.mark.filterwarnings(DEPRECATED)
 def test_a_model_that_is_quantised_altogether() -> None:
     model = dynamic(nn.Sequential(nn.Linear(5, 5), nn.LSTM(5, 5)), nn.Linear, nn.LSTM)
     assert list(packed_layers(model)) == ["0", "1"]
