@@ -218,6 +218,20 @@ def report(
 
 
 @app.command()
+def suggest(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    budget: Annotated[float, typer.Option(help="Fraction of the stored numbers that may be left, such as 0.5.")] = 0.5,
+    where: Where = None,
+) -> None:
+    """Propose which layers of a trained model share, by what they do to some training images."""
+    from weightshare.depth.suggest import suggest as suggest_for
+    from weightshare.training.run import some_images, trained
+
+    model, data = trained(run)
+    print(suggest_for(model, budget, some_images(data), where))
+
+
+@app.command()
 def fold(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     out: Annotated[Path | None, typer.Option(help="File to write; folded.safetensors in the run by default.")] = None,

@@ -66,15 +66,11 @@ class Generated(Group):
         own, folded = sum(group.own for group in groups), sum(group.folded for group in groups)
         lines = [f"{folded:,} numbers in these groups once they are folded."]
         if own:
-            lines.append(
-                f"{own:,} belong to single layers: what they add to what they read, or their weight in a fusion."
-            )
+            lines.append(f"{own:,} belong to single layers: transforms, and the weights of a fusion.")
         if any(group.through for group in groups):
             lines.append("All that is fused stays, and is trained, until then.")
         if any(group.dense for group in groups):
-            lines.append(
-                "Weights with a transform are dense in memory then; a file of the shared model keeps them small."
-            )
+            lines.append("Weights with a transform are dense then; a file of the shared model keeps them small.")
         return " ".join(lines)
 
     def _own_entry(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Fusion(Choice):
         """
         return None
 
-    def value(self, weights: Tensor, layers: Sequence[int], group: Group, known: Any) -> Tensor:
+    def value(self, weights: Tensor, layers: Sequence[int], group: Group, known: Any) -> Any:
         """The value of one slot of a group, given what `prepare` learned; by default what calling it gives."""
         return self(weights, layers, len(group.items))
 

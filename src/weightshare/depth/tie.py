@@ -212,14 +212,16 @@ class Tie(Spec):
         """Let the fusion prepare, then share every group; see `Spec.share_groups_`."""
         known = self.fuse.prepare(edits, groups, batches)
         for group in groups:
-            self._share_group_(edits, group, known)
+            self.share_(edits, group, known)
 
-    def share_(self, edits: edit.Transaction, group: Group) -> None:
-        """Share one group alone; see `Spec.share_`."""
-        self._share_group_(edits, group, None)
+    def share_(self, edits: edit.Transaction, group: Group, known: Any = None) -> None:
+        """Make the readers of each slot read the parameter of the first, with the fused numbers; see `Spec.share_`.
 
-    def _share_group_(self, edits: edit.Transaction, group: Group, known: Any) -> None:
-        """Make the readers of each slot read the parameter of the first, with the fused numbers."""
+        Args:
+            edits: Of the model.
+            group: Of the plan.
+            known: What the fusion learned before (`Fusion.prepare`).
+        """
         tensors = [edit.parameter_at(edits.model, path) for path in group.items]
         for readers in group.assignment.readers:
             edit.common_slot([group.items[item] for item in readers], [tensors[item] for item in readers])

@@ -170,12 +170,12 @@ def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silen
     plans = []
     for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)
-        made.apply_(model, _some(data) if share.spec.reads_batches else None)
+        made.apply_(model, some_images(data) if share.spec.reads_batches else None)
         plans.append(made)
     return model, plans
 
 
-def _some(data: Data) -> list[Tensor]:
+def some_images(data: Data) -> list[Tensor]:
     """A few batches of training images, from all over the set, for a fusion that reads activations."""
     rows = torch.linspace(0, len(data.train) - 1, min(LOOKED_AT, len(data.train))).long()
     return [data.train.normalised(images) for images, _ in data.train.batches(rows.split(64))]
