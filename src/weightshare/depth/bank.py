@@ -110,8 +110,9 @@ class LayerBank(Bank):
         self.own = own
         self.rows = {layer: row for row, layer in enumerate(sharing(assignment))}
         like = stored[0].detach()
-        shape = None if fusion is None else fusion.learned(tuple(like.shape))
-        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.labels), *shape), like.requires_grad)
+        shape = None if fusion is None or not self.rows else fusion.learned(tuple(like.shape))
+        trained = stored[0].requires_grad
+        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape), trained)
         self.register_parameter("factors", learned)
 
     def make(self) -> Sequence[Tensor]:
@@ -144,7 +145,10 @@ class LayerBank(Bank):
         if self.fusion is None:
             return self.stored[slot]
         readers = self.readers[slot]
-        return self.fusion.mix([self.stored[layer] for layer in readers], readers, len(self.labels), self.factors)
+        if len(readers) == 1:
+            return self.stored[readers[0]]
+        learned = None if self.factors is None else [self.factors[self.rows[layer]] for layer in readers]
+        return self.fusion.mix([self.stored[layer] for layer in readers], readers, len(self.labels), learned)
 
 
 def sharing(assignment: Assignment) -> list[int]:

@@ -320,7 +320,7 @@ class Tie(Spec):
         fits = self.own is not None and bool(members) and self.own.fits(site.shape)
         own = members * self.own.numbers(site.shape) if self.own is not None and fits else 0
         learned = self.fuse.learned(site.shape) if isinstance(self.fuse, Through) else None
-        own += 0 if learned is None else len(items) * prod(learned)
+        own += 0 if learned is None else members * prod(learned)
         return Generated(*plain, through=isinstance(self.fuse, Through), own=own, dense=fits)
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
