@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
@@ -228,7 +228,7 @@ def strict(kind: type[T], data: Mapping[str, Any], at: str = "") -> T:
 def _value(hint: Any, value: Any, at: str) -> Any:
     """One value as its annotation wants it: exact kinds, but `3` is a float too, and so is YAML's text `1e-3`."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is UnionType:
+    if origin in (UnionType, Union):
         return _any_of(arguments, value, at)
     if origin is Literal:
         if value in arguments:
