@@ -55,7 +55,7 @@ def test_transforms_and_what_is_trained_through_can_be_said_by_options(capsys):
 
 def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
     (tmp_path / "run.yaml").write_text(
-        "model: convmixer:16/4/2/3\nshare: [{rate: 2, where: blocks}]\ntrain: {epochs: 9}\n"
+        "model: convmixer:16/4/2/3\nshare: [{rate: 2, where: blocks.*.pointwise}]\ntrain: {epochs: 9}\n"
     )
     out = tmp_path / "run"
     assert (
