@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
-from weightshare.depth.notes import of_batch_norm, of_stages
+from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
 from weightshare.depth.topology import Order, Spread, checked_slots, labels, listed_labels, sequential, uniform
 from weightshare.depth.transform import Transform
 from weightshare.errors import AlreadyShared, SharingWarning, SpecError
@@ -26,6 +26,7 @@ from weightshare.generating import read_bank_
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.quantised import ADVICE, beside_quantised, quantised
 from weightshare.surgery.sites import Site
 
 
@@ -122,7 +123,8 @@ class Tie(Spec):
             AlreadyShared: If a site that the pattern names is already one parameter with another path.
             ShapeMismatch: If one list of slots would tie sites of different shape or dtype, or a frozen one to others.
             SpecError: If the rate is above a group's depth, or the list of slots is not as long as it. Where nobody
-                named that group, it is left out, and this is raised only if no other group is left.
+                named that group, it is left out, and this is raised only if no other group is left. If the pattern
+                names a quantised weight.
         """
         found = places(model_sites)
         left_out: list[LeftOut] = []
@@ -130,14 +132,17 @@ class Tie(Spec):
         for site in chosen:
             place = found[site.path]
             shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
-            buffered = _buffered_parametrization(site)
+            unfit_for_all = quantised(site.tensor) or _buffered_parametrization(site)
+            if explicit and quantised(site.tensor):
+                raise SpecError(f"Cannot tie '{site.path}': {unfit_for_all}. {ADVICE}.")
             if shared and explicit:
                 raise AlreadyShared(
                     f"Cannot tie '{site.path}': it is {shared}. Leave it out of the pattern, or give it a parameter of "
                     "its own first (unshare_ does, where a plan tied it)."
                 )
-            if shared or buffered or isinstance(place, str):
-                left_out.append(LeftOut(site.path, shared or buffered or str(place)))
+            alone = shared or unfit_for_all or ("" if explicit else beside_quantised(site))
+            if alone or isinstance(place, str):
+                left_out.append(LeftOut(site.path, alone or str(place)))
             else:
                 roles[place.before, place.after, site.shape, site.dtype, place.kind].append((place, site))
         unknown = set(self.by_list or ()) - {place.before for members in roles.values() for place, _ in members}
@@ -167,7 +172,7 @@ class Tie(Spec):
         return groups, left_out
 
     def notes(self, groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]:
-        """What a plan warns of: batch norm that is shared, and stages that are tied to one another; see `Spec.notes`.
+        """What a plan warns of: see `Spec.notes`, and `depth.notes` for what it says.
 
         Warns:
             SharingWarning: If batch norm is shared: it would diverge only once it is trained.
@@ -175,7 +180,7 @@ class Tie(Spec):
         shared = of_batch_norm(groups, model_sites)
         for note in shared:
             warnings.warn(note, SharingWarning, stacklevel=4)
-        return shared + of_stages(groups, model_sites)
+        return [*shared, *of_stages(groups, model_sites), *of_dtypes(groups)]
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor], known: Any = None) -> list[Tensor]:
         """Fuse the values of each slot's readers, both in order. Changes nothing that it is given.
@@ -207,14 +212,16 @@ class Tie(Spec):
         """Let the fusion prepare, then share every group; see `Spec.share_groups_`."""
         known = self.fuse.prepare(edits, groups, batches)
         for group in groups:
-            self._share_group_(edits, group, known)
+            self.share_(edits, group, known)
 
-    def share_(self, edits: edit.Transaction, group: Group) -> None:
-        """Share one group alone; see `Spec.share_`."""
-        self._share_group_(edits, group, None)
+    def share_(self, edits: edit.Transaction, group: Group, known: Any = None) -> None:
+        """Make the readers of each slot read the parameter of the first, with the fused numbers; see `Spec.share_`.
 
-    def _share_group_(self, edits: edit.Transaction, group: Group, known: Any) -> None:
-        """Make the readers of each slot read the parameter of the first, with the fused numbers."""
+        Args:
+            edits: Of the model.
+            group: Of the plan.
+            known: What the fusion learned before (`Fusion.prepare`).
+        """
         tensors = [edit.parameter_at(edits.model, path) for path in group.items]
         for readers in group.assignment.readers:
             edit.common_slot([group.items[item] for item in readers], [tensors[item] for item in readers])
@@ -313,7 +320,7 @@ class Tie(Spec):
         fits = self.own is not None and bool(members) and self.own.fits(site.shape)
         own = members * self.own.numbers(site.shape) if self.own is not None and fits else 0
         learned = self.fuse.learned(site.shape) if isinstance(self.fuse, Through) else None
-        own += 0 if learned is None else len(items) * prod(learned)
+        own += 0 if learned is None else members * prod(learned)
         return Generated(*plain, through=isinstance(self.fuse, Through), own=own, dense=fits)
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
