@@ -29,7 +29,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 from jaxtyping import Num
 import torch
@@ -85,6 +85,7 @@ class Fusion(Choice):
         """Shape of what `through` learns for each layer that shares beside the tensors themselves, or nothing."""
         return None
 
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
     def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
         """What calling it gives, as a function that gradients go through, for `through`.
 
@@ -118,6 +119,7 @@ class Mean(Fusion):
         # Where all agree the mean is what they agree on, to the bit; a sum of r equal numbers over r need not be.
         return torch.where((wide == wide[0]).all(0), wide[0], wide.mean(0)).to(weights.dtype)
 
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
     def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
         if factors is not None:
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
@@ -155,6 +157,7 @@ class WeightedMean(Fusion):
         factors = torch.tensor([self.weights[layer] for layer in layers], dtype=wide.dtype, device=wide.device)
         return torch.tensordot(factors, wide, dims=1).div(len(layers)).to(weights.dtype)
 
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
     def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
         if weights[0].ndim >= 2:
             weights = [weight * self.weights[layer] for layer, weight in zip(layers, weights, strict=True)]
@@ -249,6 +252,7 @@ class Through(Fusion):
     def learned(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return self.fusion.learned(shape)
 
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
     def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
         return self.fusion.mix(weights, layers, depth, factors)
 
