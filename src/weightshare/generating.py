@@ -17,6 +17,7 @@ Nothing is kept by version counters or addresses, which a second micro-batch or 
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 import weakref
 
@@ -169,8 +170,11 @@ def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: B
         edits.add_child(f"{parent}{BANKS}", nn.Module())
     holder = model.get_submodule(f"{parent}{BANKS}")
     stem = "_".join(part for part in name.split(".") if part != "*") or "weights"
-    names = [stem, *(f"{stem}_{number}" for number in range(2, len(holder._modules) + 2))]
-    bank.called = next(free for free in names if free not in holder._modules)
+    names = (stem if number == 1 else f"{stem}_{number}" for number in count(1))
+    # Free where the bank lies, and where its hooks do: the banks of a container lie apart.
+    bank.called = next(
+        name for name in names if name not in holder._modules and f"{HOOKS}{name}" not in vars(model)
+    )
     edits.add_child(f"{parent}{BANKS}.{bank.called}", bank)
     edits.watch_forward(f"{HOOKS}{bank.called}", bank.open, bank.close)
 
