@@ -172,9 +172,7 @@ def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: B
     stem = "_".join(part for part in name.split(".") if part != "*") or "weights"
     names = (stem if number == 1 else f"{stem}_{number}" for number in count(1))
     # Free where the bank lies, and where its hooks do: the banks of a container lie apart.
-    bank.called = next(
-        name for name in names if name not in holder._modules and f"{HOOKS}{name}" not in vars(model)
-    )
+    bank.called = next(name for name in names if name not in holder._modules and f"{HOOKS}{name}" not in vars(model))
     edits.add_child(f"{parent}{BANKS}.{bank.called}", bank)
     edits.watch_forward(f"{HOOKS}{bank.called}", bank.open, bank.close)
 

@@ -182,7 +182,12 @@ BANK_SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] =
 }
 BROKEN = [("random thirds, mean", name, *row) for name, row in SABOTAGE.items()] + [
     (spec, name, *row)
-    for spec, rows in (("clusters", CLUSTER_SABOTAGE), ("lattice", LATTICE_SABOTAGE), ("low rank", LOW_RANK_SABOTAGE), *((spec, BANK_SABOTAGE) for spec in OF_BANKS))
+    for spec, rows in (
+        ("clusters", CLUSTER_SABOTAGE),
+        ("lattice", LATTICE_SABOTAGE),
+        ("low rank", LOW_RANK_SABOTAGE),
+        *((spec, BANK_SABOTAGE) for spec in OF_BANKS),
+    )
     for name, row in rows.items()
 ]
 

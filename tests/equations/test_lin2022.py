@@ -35,7 +35,7 @@ def test_mean(through: bool) -> None:
 
 
 def test_scalar_weighted_mean_is_learned() -> None:
-    """`W = 1/r Σ a_i W_i` with `∂W/∂a_i = W_i / r`; `a_i` starts at 1 and is not normalised; biases stay a plain mean."""
+    """`W = 1/r Σ a_i W_i` with `∂W/∂a_i = W_i / r`; `a_i` starts at 1, not normalised; biases stay a mean."""
     net = isotropic(4)
     ws.share_(net, ws.Tie(rate=2, fuse=ws.through(ws.scalar_weighted)))
     bank = net.get_submodule("0.weightshare_banks.weight")
@@ -45,7 +45,8 @@ def test_scalar_weighted_mean_is_learned() -> None:
     torch.testing.assert_close(net[1].weight.detach(), (2 * first + 3 * second) / 2)
     seed = torch.randn(5, 5, dtype=torch.float64)
     (net[0].weight * seed).sum().backward()
-    torch.testing.assert_close(bank.factors.grad.flatten()[:2], torch.stack([(seed * w).sum() / 2 for w in (first, second)]))
+    wanted = torch.stack([(seed * first).sum() / 2, (seed * second).sum() / 2])
+    torch.testing.assert_close(bank.factors.grad.flatten()[:2], wanted)
     torch.testing.assert_close(bank.stored[1].grad, 3 * seed / 2)
     assert net.get_submodule("0.weightshare_banks.bias").factors is None
 

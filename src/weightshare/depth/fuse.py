@@ -77,7 +77,7 @@ class Fusion(Choice):
         """
         return None
 
-    def value(self, weights: Tensor, layers: Sequence[int], group: Group, known: Any) -> Tensor:
+    def value(self, weights: Tensor, layers: Sequence[int], group: Group, known: Any) -> Any:
         """The value of one slot of a group, given what `prepare` learned; by default what calling it gives."""
         return self(weights, layers, len(group.items))
 
@@ -86,7 +86,9 @@ class Fusion(Choice):
         return None
 
     @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         """What calling it gives, as a function that gradients go through, for `through`.
 
         Args:
@@ -120,7 +122,9 @@ class Mean(Fusion):
         return torch.where((wide == wide[0]).all(0), wide[0], wide.mean(0)).to(weights.dtype)
 
     @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         if factors is not None:
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         total = weights[0]
@@ -158,7 +162,9 @@ class WeightedMean(Fusion):
         return torch.tensordot(factors, wide, dims=1).div(len(layers)).to(weights.dtype)
 
     @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         if weights[0].ndim >= 2:
             weights = [weight * self.weights[layer] for layer, weight in zip(layers, weights, strict=True)]
         return Mean().mix(weights, layers, depth, None)
@@ -253,7 +259,9 @@ class Through(Fusion):
         return self.fusion.learned(shape)
 
     @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         return self.fusion.mix(weights, layers, depth, factors)
 
 

@@ -42,7 +42,7 @@ def shared(spec: ws.Tie, model: nn.Module, where: str = WHERE) -> tuple[list[Ten
 @pytest.mark.parametrize("rank", [1, 2, 4])
 @pytest.mark.parametrize("order", [ws.sequential, ws.strided, ws.random(2)])
 def test_low_rank_starts_from_the_truncated_svd(rank: int, order: object) -> None:
-    """The error is the root of the sum of the squared singular values that are dropped: no matrix of the rank is nearer."""
+    """The error is the root of the sum of the squared singular values that are dropped, the least of that rank."""
     spec = ws.Tie(rate=3, order=order, fuse=ws.mean, own=LoRA(rank))  # type: ignore[arg-type]
     before, means, found, _ = shared(spec, Net(7).double())
     for weight, base, made in zip(before, means, found, strict=True):
