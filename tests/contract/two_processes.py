@@ -22,7 +22,7 @@ from tests.support import ROOT, bits
 import weightshare as ws
 
 RANKS = 2
-SECONDS = 150
+SECONDS = 240
 
 Found = dict[str, dict[str, Outcome]]
 """The outcome for each spec and module."""

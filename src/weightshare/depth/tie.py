@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
-from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
+from weightshare.depth.fuse import (
+    ChannelWeighted,
+    Fusion,
+    LeastSquares,
+    Mean,
+    ScalarWeighted,
+    Through,
+    WeightedMean,
+    first,
+)
 from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
 from weightshare.depth.topology import Order, Spread, checked_slots, labels, listed_labels, sequential, uniform
 from weightshare.depth.transform import Transform
@@ -270,6 +279,10 @@ class Tie(Spec):
             self.own.fit(bank.own, [before[at] for at in bank.rows], [values[labels[at]] for at in bank.rows])
 
     def _bank_(self, edits: edit.Transaction, group: Generated, tensors: Sequence[nn.Parameter]) -> LayerBank:
+        planned = {"through": group.through, "own": group.own, "dense": group.dense}
+        meant = self._of_bank(group.shape, group.assignment)
+        if planned != meant:
+            raise SpecError(f"The plan says {planned} of '{group.name}', {self!r} gives {meant}: plan again.")
         stored = tensors if group.through else [tensors[readers[0]] for readers in group.assignment.readers]
         own = None
         if self.own is not None and group.dense:
@@ -309,6 +322,13 @@ class Tie(Spec):
 
     def _group(self, role: str, items: tuple[str, ...], site: Site, assignment: Assignment) -> Group:
         plain = (role, items, site.shape, site.dtype, assignment)
+        kind = getattr(torch, site.dtype)
+        mixes = self.kind is Generated or isinstance(self.fuse, Mean | WeightedMean | LeastSquares)
+        if mixes and not (kind.is_floating_point or kind.is_complex):
+            raise SpecError(
+                f"{site.dtype} numbers, as quantised weights have, can be neither averaged nor trained: share first, "
+                "quantise then, or tie with fuse=first"
+            )
         if self.kind is Group:
             return Group(*plain)
         if isinstance(site.holder, nn.RNNBase):
@@ -316,12 +336,16 @@ class Tie(Spec):
                 f"{type(site.holder).__name__} reads its weights from a list of its own, which generated ones never "
                 "reach: tie it without a transform, and with a fusion that is not trained through"
             )
+        return Generated(*plain, **self._of_bank(site.shape, assignment))
+
+    def _of_bank(self, shape: tuple[int, ...], assignment: Assignment) -> dict[str, Any]:
+        """What a generated group says beside what every group does."""
         members = len(sharing(assignment))
-        fits = self.own is not None and bool(members) and self.own.fits(site.shape)
-        own = members * self.own.numbers(site.shape) if self.own is not None and fits else 0
-        learned = self.fuse.learned(site.shape) if isinstance(self.fuse, Through) else None
+        fits = self.own is not None and bool(members) and self.own.fits(shape)
+        own = members * self.own.numbers(shape) if self.own is not None and fits else 0
+        learned = self.fuse.learned(shape) if isinstance(self.fuse, Through) else None
         own += 0 if learned is None else members * prod(learned)
-        return Generated(*plain, through=isinstance(self.fuse, Through), own=own, dense=fits)
+        return {"through": isinstance(self.fuse, Through), "own": own, "dense": fits}
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
         """One list of slots that is as long as several groups of one role together would tie what cannot be tied."""
