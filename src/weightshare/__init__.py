@@ -12,14 +12,14 @@ ws.save(ws.fold(model), "small.safetensors")
 from typing import TYPE_CHECKING
 
 from weightshare.analysis.report import report
-from weightshare.depth.fuse import first, mean, weighted_mean
+from weightshare.depth.fuse import channel_weighted, first, mean, scalar_weighted, through, weighted_mean
+from weightshare.depth.suggest import suggest
 from weightshare.depth.tie import Tie
-from weightshare.depth.topology import back, front, middle, random, sequential, strided, uniform
+from weightshare.depth.topology import random, sequential, strided, uniform
 from weightshare.errors import SharingError
 from weightshare.files.checkpoint import load, save, tensors
 from weightshare.optimizer import check, param_groups
 from weightshare.planning import Plan
-from weightshare.sharing import Assignment
 from weightshare.space.lattice import Lattice
 from weightshare.space.local import LocallyConnected1d, LocallyConnected2d, LocallyConnected3d
 from weightshare.space.lowrank import LowRank
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Assignment",
     "Codebook",
     "Hebbian",
     "Lattice",
@@ -52,15 +51,13 @@ __all__ = [
     "SharingError",
     "Sleep",
     "Tie",
-    "back",
+    "channel_weighted",
     "check",
     "first",
     "fold",
-    "front",
     "load",
     "localize_",
     "mean",
-    "middle",
     "models",
     "pairwise_penalty",
     "param_groups",
@@ -71,10 +68,13 @@ __all__ = [
     "report",
     "retie_",
     "save",
+    "scalar_weighted",
     "sequential",
     "share_",
     "strided",
+    "suggest",
     "tensors",
+    "through",
     "uniform",
     "unshare_",
     "weighted_mean",

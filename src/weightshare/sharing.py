@@ -70,7 +70,7 @@ class Assignment:
         if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
             raise SpecError(f"The slots are whole numbers from 0, got {labels}.")
         _refuse_idle(sorted(set(labels)), labels)
-        return cls(torch.tensor(labels, dtype=torch.int64))
+        return cls(torch.tensor(labels, dtype=torch.int64, device="cpu"))  # whatever the default device is
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Assignment) and torch.equal(self.labels, other.labels)

@@ -27,7 +27,7 @@ def test_every_kind_is_there() -> None:
     """Else the tests below would hold for nothing."""
     assert {"plan", "share_", "fold", "save", "load"} <= set(FUNCTIONS)
     assert {"Tie", "Plan", "SharingError", "random"} <= set(CLASSES)
-    assert {"sequential", "mean", "front"} <= set(VALUES)
+    assert {"sequential", "mean", "uniform"} <= set(VALUES)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

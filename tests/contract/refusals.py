@@ -37,6 +37,12 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank", "*", "retie", r"^NothingTied"),
     Refusal("low rank", "*", "owners_only", r"^NothingTied"),
     Refusal("low rank", "*", "conflict", r"^NothingTied"),
+    Refusal("trained through", "*", "retie", r"^NothingTied"),
+    Refusal("trained through", "*", "owners_only", r"^NothingTied"),
+    Refusal("trained through", "*", "conflict", r"^NothingTied"),
+    Refusal("low rank of each layer", "*", "retie", r"^NothingTied"),
+    Refusal("low rank of each layer", "*", "owners_only", r"^NothingTied"),
+    Refusal("low rank of each layer", "*", "conflict", r"^NothingTied"),
     # Local layers whose kernels differ are no convolution, whatever shares: classes of a lattice do differ.
     Refusal("*", "local_*", "fold", r"^ModelChanged: Kernels of \d local layers differ from their mean"),
     # Torch's own limits, which the module meets unshared as well.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import weightshare as ws
+from weightshare.depth import topology
 
 DEPTH, WIDTH, HIDDEN, KERNEL = 9, 5, 7, 3
 ROLES = ("norm.weight", "norm.bias", "mix.weight", "up.weight", "up.bias", "down.weight")
@@ -29,7 +30,7 @@ LABELS = {
 """Which layer reads which slot, by hand."""
 
 ORDERS = {"sequential": ws.sequential, "strided": ws.strided, "random": ws.random(seed=5)}
-SPREADS = {"uniform": ws.uniform, "front": ws.front, "middle": ws.middle, "back": ws.back}
+SPREADS = {"uniform": ws.uniform, "front": topology.front, "middle": topology.middle, "back": topology.back}
 FUSIONS = {"first": ws.first, "mean": ws.mean, "weighted": ws.weighted_mean(FACTORS)}
 CASES = [(order, spread, fuse) for order in ORDERS for spread in SPREADS for fuse in FUSIONS]
 

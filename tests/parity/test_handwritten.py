@@ -21,6 +21,7 @@ from tests.parity.network import (
 )
 from tests.support import bits, output
 import weightshare as ws
+from weightshare.sharing import Assignment
 
 EVERY = pytest.mark.parametrize(("order", "spread", "fuse"), CASES)
 
@@ -62,7 +63,7 @@ def test_forward_and_gradients(order: str, spread: str, fuse: str) -> None:
     model, reads = network(), labels(order, spread)
     ends, slots = twin(model, reads, fuse)
     plan = ws.share_(model, spec(order, spread, fuse))
-    assert {group.assignment for group in plan.groups} == {ws.Assignment.of(reads)}
+    assert {group.assignment for group in plan.groups} == {Assignment.of(reads)}
     check_equal(model, reads, ends, slots)
 
 

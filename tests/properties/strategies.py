@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tests.zoo import Residual
 import weightshare as ws
+from weightshare.depth import topology
 from weightshare.depth.fuse import Fusion
 from weightshare.depth.topology import Order, Spread
 
@@ -85,7 +86,11 @@ def sharings(draw: st.DrawFn) -> Sharing:
     if draw(st.booleans()):
         slots = tuple(draw(label_lists(network.depth)))
         return Sharing(network, None, slots, ws.sequential, ws.uniform, fuse, where)
-    spread = draw(st.sampled_from([s for s in (ws.uniform, ws.front, ws.middle, ws.back) if len(s(network.depth))]))
+    spread = draw(
+        st.sampled_from(
+            [s for s in (ws.uniform, topology.front, topology.middle, topology.back) if len(s(network.depth))]
+        )
+    )
     most = len(spread(network.depth))
     rate = draw(st.one_of(st.integers(1, most), st.floats(1, most)))
     order = draw(st.one_of(st.just(ws.sequential), st.just(ws.strided), st.integers(0, 99).map(ws.random)))

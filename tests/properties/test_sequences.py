@@ -18,12 +18,13 @@ from tests.properties.strategies import NETWORKS, Network
 from tests.support import bits, output, state
 import weightshare as ws
 from weightshare import planning
+from weightshare.depth import topology
 from weightshare.depth.topology import Order, Spread
 from weightshare.errors import ModelChanged, SharingError
 from weightshare.surgery.sites import sites
 
 ORDERS = st.one_of(st.sampled_from([ws.sequential, ws.strided]), st.integers(0, 9).map(ws.random))
-SPREADS = st.sampled_from([ws.uniform, ws.uniform, ws.front, ws.middle, ws.back])
+SPREADS = st.sampled_from([ws.uniform, ws.uniform, topology.front, topology.middle, topology.back])
 RATES = st.one_of(st.integers(2, 4), st.floats(1, 4))
 FACTORS = st.one_of(st.none(), st.lists(st.floats(-1, 1), min_size=7, max_size=7))
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from tests.properties.strategies import label_lists
 import weightshare as ws
+from weightshare.depth import topology
 from weightshare.depth.topology import Order, Spread, labels, renumber
+from weightshare.sharing import Assignment
 
 ORDERS = st.one_of(st.just(ws.sequential), st.just(ws.strided), st.integers(0, 999).map(ws.random))
-SPREADS = st.sampled_from([ws.uniform, ws.front, ws.middle, ws.back])
+SPREADS = st.sampled_from([ws.uniform, topology.front, topology.middle, topology.back])
 
 
 @given(st.integers(3, 60), st.data(), ORDERS, SPREADS)
@@ -54,7 +56,7 @@ def test_renumber_keeps_the_partition_and_is_idempotent(raw: list[int]) -> None:
 
 @given(st.integers(1, 12).flatmap(label_lists))
 def test_readers_are_a_partition(slots: list[int]) -> None:
-    assignment = ws.Assignment.of(slots)
+    assignment = Assignment.of(slots)
     assert sorted(item for readers in assignment.readers for item in readers) == list(range(len(slots)))
     assert all(slots[item] == slot for slot, readers in enumerate(assignment.readers) for item in readers)
     assert (assignment.matrix.sum(1) == 1).all()

@@ -36,7 +36,7 @@ class Generated(Group):
 
     columns: ClassVar[tuple[str, ...]] = (
         *("group", "weight", "layers", "slots", "layer reads slot"),
-        *("stored before", "after", "of these: own", "folded"),
+        *("stored before", "after", "own", "folded"),
     )
     numbers: ClassVar[tuple[str, ...]] = ("slots", *columns[5:])
 
@@ -63,11 +63,15 @@ class Generated(Group):
     @staticmethod
     def note(groups: "Sequence[Generated]") -> str:
         """What becomes of the numbers when the model is folded."""
-        folded = sum(group.folded for group in groups)
-        kept = "all that was fused is trained, and dropped then" if any(group.through for group in groups) else ""
-        dense = "weights with a transform are dense in memory; a file of the shared model keeps them small"
-        reasons = [reason for reason in (kept, dense if any(group.dense for group in groups) else "") if reason]
-        return f"{folded:,} of these numbers after folding: {'; '.join(reasons) or 'slots as they are'}."
+        own, folded = sum(group.own for group in groups), sum(group.folded for group in groups)
+        lines = [f"{folded:,} numbers in these groups once they are folded."]
+        if own:
+            lines.append(f"{own:,} belong to single layers: transforms, and the weights of a fusion.")
+        if any(group.through for group in groups):
+            lines.append("All that is fused stays, and is trained, until then.")
+        if any(group.dense for group in groups):
+            lines.append("Weights with a transform are dense then; a file of the shared model keeps them small.")
+        return " ".join(lines)
 
     def _own_entry(self) -> dict[str, Any]:
         return {**super()._own_entry(), "through": self.through, "own": self.own, "dense": self.dense}
@@ -106,8 +110,9 @@ class LayerBank(Bank):
         self.own = own
         self.rows = {layer: row for row, layer in enumerate(sharing(assignment))}
         like = stored[0].detach()
-        shape = None if fusion is None else fusion.learned(tuple(like.shape))
-        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.labels), *shape), like.requires_grad)
+        shape = None if fusion is None or not self.rows else fusion.learned(tuple(like.shape))
+        trained = stored[0].requires_grad
+        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape), trained)
         self.register_parameter("factors", learned)
 
     def make(self) -> Sequence[Tensor]:
@@ -140,7 +145,10 @@ class LayerBank(Bank):
         if self.fusion is None:
             return self.stored[slot]
         readers = self.readers[slot]
-        return self.fusion.mix([self.stored[layer] for layer in readers], readers, len(self.labels), self.factors)
+        if len(readers) == 1:
+            return self.stored[readers[0]]
+        learned = None if self.factors is None else [self.factors[self.rows[layer]] for layer in readers]
+        return self.fusion.mix([self.stored[layer] for layer in readers], readers, len(self.labels), learned)
 
 
 def sharing(assignment: Assignment) -> list[int]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from weightshare._table import render
-from weightshare.depth.fuse import Fusion, first, mean
+from weightshare.depth.fuse import first, least_squares, mean, permuted_mean
 from weightshare.depth.tie import Tie
+from weightshare.depth.transform import LoRA, Scale
 from weightshare.experiments.lin2022_resnets import (
     PAPER,
     PRECISION,
@@ -43,15 +44,27 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MEASURED = "measured.json"
-FUSIONS: dict[str, Fusion | None] = {"unshared": None, "mean": mean, "first": first}
-"""What is measured without training: the trained network as it is, and how it may be fused."""
+SPECS: dict[str, Tie | None] = {
+    "unshared": None,
+    "mean": Tie(rate=2, fuse=mean),
+    "first": Tie(rate=2, fuse=first),
+    "permuted-mean": Tie(rate=2, fuse=permuted_mean),
+    "least-squares": Tie(rate=2, fuse=least_squares),
+    "mean-scale": Tie(rate=2, fuse=mean, own=Scale("channel", start="fit")),
+    "mean-lora4": Tie(rate=2, fuse=mean, own=LoRA(4)),
+    "mean-lora8": Tie(rate=2, fuse=mean, own=LoRA(8)),
+}
+"""What is measured without training: the trained network as it is, and how it may be fused. What is trained through
+starts from the same numbers: `through(mean)` would be a second row of `mean`."""
+BATCHES, BATCH = 8, 64
+"""Of training images, for what reads activations."""
 TITLES = {"fused": "fused, trained on", "scratch": "tied from scratch", "random": "fused from random"}
 STARTS = {"unshared": "trained, unshared", "mean": "fused"}
 COLUMNS = ("network", "weights", "stored", "exact (%)", "JPEG (%)", "fused less this, exact", "JPEG", "counts")
-START_COLUMNS = ("network", "fusion", "stored", "exact (%)", "JPEG (%)", "norms again: exact (%)", "JPEG (%)")
+START_COLUMNS = ("network", "fusion", "stored", "exact (%)", "norms again (%)", "JPEG (%)", "norms again (%)")
 NOTES = (
-    "See experiments.lin2022_resnets. JPEG: test images as JPEG files of quality 75, which nobody trained on. Trained from a copy of the tree, "
-    "so the commit is not recorded; seconds are of cores that did other things too."
+    "See experiments.lin2022_resnets. JPEG: test images as JPEG files of quality 75, which nobody trained on. Trained "
+    "from a copy of the tree, so the commit is not recorded; seconds are of cores that did other things too."
 )
 
 
@@ -68,11 +81,11 @@ class Sets:
             self._read[name] = prepare(load_data(self.paths[name]))
         return self._read[name]
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy on both test sets, and how many images they have."""
+    def measure(self, model: nn.Module, on: Sequence[str] = ("exact", "jpeg")) -> dict[str, float]:
+        """Accuracy on test sets, both if none is named, and how many images they have."""
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        numbers = {name: evaluate(model, self[name].test, _fabric())[1] for name in self.paths}
-        return numbers | {f"{name}_images": float(len(self[name].test)) for name in self.paths}
+        numbers = {name: evaluate(model, self[name].test, _fabric())[1] for name in on}
+        return numbers | {f"{name}_images": float(len(self[name].test)) for name in on}
 
 
 def starts(
@@ -80,7 +93,7 @@ def starts(
     sets: Sets,
     out: str | Path,
     results: str | Path,
-    fusions: Mapping[str, Fusion | None] = FUSIONS,
+    specs: Mapping[str, Tie | None] = SPECS,
     echo: Callable[[str], None] = print,
 ) -> list[Result]:
     """Measure trained networks before and right after fusion, where the result is missing; write files to start from.
@@ -90,33 +103,36 @@ def starts(
         sets: The images.
         out: Where files to start from are put.
         results: Folder of results.
-        fusions: What to measure, by name; `None` is the network as it is.
+        specs: What to measure, by name; `None` is the network as it is. JPEG files are for those of the other table.
         echo: Gets the table as text.
 
     Returns:
-        A result for each network and fusion.
+        A result for each network and spec.
     """
     written = []
     for network, state in weights.items():
-        save(trained_resnet(state), start_file(network, out))
-        for name, fusion in fusions.items():
+        if not start_file(network, out).is_file():
+            save(trained_resnet(state), start_file(network, out))
+        for name, spec in specs.items():
             path = Path(results) / PAPER / START_TABLE / f"{network}-{name}.json"
             if not path.is_file():
-                _start(network, name, fusion, trained_resnet(state), sets).write(results)
+                _start(network, name, spec, trained_resnet(state), sets).write(results)
             written.append(Result.read(path))
     echo(start_table(written))
     return written
 
 
-def _start(network: str, name: str, fusion: Fusion | None, model: nn.Module, sets: Sets) -> Result:
-    spec = None if fusion is None else Tie(rate=2, fuse=fusion)
+def _start(network: str, name: str, spec: Tie | None, model: nn.Module, sets: Sets) -> Result:
     before = time.perf_counter()
     if spec is not None:
-        plan(model, spec, WHERE).apply_(model)
+        learnt_from = sets["exact"].train
+        batches = [learnt_from[at : at + BATCH][0] for at in range(0, BATCHES * BATCH, BATCH)]
+        plan(model, spec, WHERE).apply_(model, batches=batches if spec.reads_batches else None)
     stored = sum(parameter.numel() for parameter in model.parameters())
-    numbers = sets.measure(model) | {"stored": stored}
-    reestimate_(model, sets["exact"].train)
-    numbers |= {f"{key}_again": value for key, value in sets.measure(model).items() if key in sets.paths}
+    on = tuple(sets.paths) if name in STARTS else ("exact",)
+    numbers = sets.measure(model, on) | {"stored": stored}
+    reestimate_(model, sets["exact"])
+    numbers |= {f"{key}_again": value for key, value in sets.measure(model, on).items() if key in on}
     return Result(
         paper=PAPER,
         table=START_TABLE,
@@ -234,7 +250,8 @@ def start_table(results: Sequence[Result]) -> str:
     rows = []
     for result in results:
         network, _, name = result.run.partition("-")
-        shown = [f"{100 * result.numbers[key]:.2f}" for key in ("exact", "jpeg", "exact_again", "jpeg_again")]
+        found = [result.numbers.get(key) for key in ("exact", "exact_again", "jpeg", "jpeg_again")]
+        shown = ["" if value is None else f"{100 * value:.2f}" for value in found]
         rows.append((network, name, int(result.numbers["stored"]), *shown))
     return render(START_COLUMNS, rows, numbers=START_COLUMNS[2:])
 

@@ -68,7 +68,7 @@ def _class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     entries: dict[str, Any] = {name: _property(name) for name in names}
     entries[DERIVED] = names
     entries["__reduce_ex__"] = _reduce
-    entries["__module__"] = base.__module__
+    entries |= {"__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (base,), entries)
 
 

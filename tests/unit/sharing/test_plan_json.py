@@ -10,13 +10,14 @@ import pytest
 from tests.support import python
 from tests.zoo import SHAREABLE, Case, chain
 import weightshare as ws
+from weightshare.depth import topology
 from weightshare.depth.fuse import Fusion
 from weightshare.depth.topology import Order
 from weightshare.errors import FileError
 
 SPECS = [
     ws.Tie(rate=2),
-    ws.Tie(rate=1.5, order=ws.strided, fuse=ws.mean, spread=ws.middle),
+    ws.Tie(rate=1.5, order=ws.strided, fuse=ws.mean, spread=topology.middle),
     ws.Tie(rate=3, order=ws.random(seed=7), fuse=ws.weighted_mean([0.5, 1.0, 2.0, 0.1, -1.0, 3.0])),
     ws.Tie(slots=[0, 1, 0, 2, 2, 1]),
 ]
