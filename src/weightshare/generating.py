@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from weightshare.errors import ModelChanged
 from weightshare.surgery import derived, edit
 
-BANKS = "weightshare_banks"
-"""What the module that holds a model's banks is called."""
+BANKS = derived.HOLDER
 HOOKS = "_weightshare_pass_"
 
 

@@ -56,8 +56,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("*", "complex_weights", "amp_*", r"^TorchRefuses: .*not implemented for 'ComplexFloat'"),
     Refusal("*", "*used_twice", "functional", r"^TorchRefuses: functional_call leaves its own numbers .*#86708"),
     # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.
-    Refusal("[!c]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
-    Refusal("[!c]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),
+    Refusal("[hrb]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
+    Refusal("[hrb]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),
 )
 
 

@@ -17,16 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
-from weightshare.depth.fuse import (
-    ChannelWeighted,
-    Fusion,
-    LeastSquares,
-    Mean,
-    ScalarWeighted,
-    Through,
-    WeightedMean,
-    first,
-)
+from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
 from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
 from weightshare.depth.topology import Order, Spread, checked_slots, labels, listed_labels, sequential, uniform
 from weightshare.depth.transform import Transform
@@ -322,13 +313,6 @@ class Tie(Spec):
 
     def _group(self, role: str, items: tuple[str, ...], site: Site, assignment: Assignment) -> Group:
         plain = (role, items, site.shape, site.dtype, assignment)
-        kind = getattr(torch, site.dtype)
-        mixes = self.kind is Generated or isinstance(self.fuse, Mean | WeightedMean | LeastSquares)
-        if mixes and not (kind.is_floating_point or kind.is_complex):
-            raise SpecError(
-                f"{site.dtype} numbers, as quantised weights have, can be neither averaged nor trained: share first, "
-                "quantise then, or tie with fuse=first"
-            )
         if self.kind is Group:
             return Group(*plain)
         if isinstance(site.holder, nn.RNNBase):
