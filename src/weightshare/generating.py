@@ -8,7 +8,7 @@ weight of every layer. Readers store nothing. When the weight is made decides wh
 2. Inside a pass a reader gets what was made. Weights made with and without gradients are kept apart, so a part of the
    model that runs under `no_grad`, or turns gradients on, gets its own.
 3. While a backward pass runs, a reader (activation checkpointing runs layers again) gets the last weights that were
-   made with gradients.
+   made with gradients. Reentrant checkpointing frees what it went back through, so there a reader makes its own.
 4. Anywhere else, as when a layer is called alone, it makes its own weight, now.
 
 Nothing is kept by version counters or addresses, which a second micro-batch or a fused optimizer would break.
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from weightshare.errors import ModelChanged
 from weightshare.surgery import derived, edit
@@ -80,7 +81,7 @@ class Bank(nn.Module):
             if at.plain is None:
                 at.plain = self._made()
             return at.plain[layer]
-        if at.graded is not None and not torch.compiler.is_compiling() and _in_backward():
+        if at.graded is not None and not torch.compiler.is_compiling() and _runs_again():
             return at.graded[layer]
         with torch.autocast(self._device, enabled=False):
             return self.make_one(layer)
@@ -199,5 +200,9 @@ def _opens(module: nn.Module, bank: Bank) -> bool:
     return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
 
 
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint tells it
+def _runs_again() -> bool:
+    """Whether a backward pass runs a layer again that went through the weights of the pass before."""
+    if torch._C._current_graph_task_id() == -1:  # as torch.utils.checkpoint tells it
+        return False
+    # Reentrant checkpointing goes back through a graph of its own at once, and frees it: no two layers may be in one.
+    return not isinstance(torch._C._current_autograd_node(), CheckpointFunction._backward_cls)

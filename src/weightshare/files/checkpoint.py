@@ -95,8 +95,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     tensors = _as_in_memory(str(path), held, plans)
     sources = {**{name: name for name in tensors}, **held.aliases}
     with edit.transaction(model) as edits:
-        _decode(str(path), edits, plans, held)
-        _place(str(path), edits, plans)
+        for one in plans:  # in the order of applying: a later plan may share what an earlier one stores
+            _decode(str(path), edits, [one], held)
+            _place(str(path), edits, [one])
         _expect(str(path), tensors, sources, _state(model))
         _expect_items(str(path), model, plans)
         parameters = dict(model.named_parameters(remove_duplicate=False))
