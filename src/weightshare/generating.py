@@ -8,7 +8,8 @@ weight of every layer. Readers store nothing. When the weight is made decides wh
 2. Inside a pass a reader gets what was made. Weights made with and without gradients are kept apart, so a part of the
    model that runs under `no_grad`, or turns gradients on, gets its own.
 3. While a backward pass runs, a reader (activation checkpointing runs layers again) gets the last weights that were
-   made with gradients, unless these have had their backward pass and a layer was called alone since.
+   made with gradients, unless these have had their backward pass and a layer was called alone since. Reentrant
+   checkpointing frees what it went back through, so there a reader makes its own.
 4. Anywhere else, as when a layer is called alone, it makes its own weight, now.
 
 Nothing is kept by version counters or addresses, which a second micro-batch or a fused optimizer would break.
@@ -23,6 +24,7 @@ import weakref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from weightshare.errors import ModelChanged
 from weightshare.surgery import derived, edit
@@ -84,7 +86,7 @@ class Bank(nn.Module):
             if at.plain is None:
                 at.plain = self._made()
             return at.plain[layer]
-        if at.graded is not None and not torch.compiler.is_compiling() and _in_backward():
+        if at.graded is not None and not torch.compiler.is_compiling() and _runs_again():
             return at.graded[layer]
         if at.spent and torch.is_grad_enabled():
             # From here on a backward pass that runs layers again is of this call, and no more of the pass before it.
@@ -221,5 +223,9 @@ def _spend(at: "weakref.ref[Pass]", gradient: Tensor) -> None:
         found.spent = True
 
 
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint tells it
+def _runs_again() -> bool:
+    """Whether a backward pass runs a layer again that went through the weights of the pass before."""
+    if torch._C._current_graph_task_id() == -1:  # as torch.utils.checkpoint tells it
+        return False
+    # Reentrant checkpointing goes back through a graph of its own at once, and frees it: no two layers may be in one.
+    return not isinstance(torch._C._current_autograd_node(), CheckpointFunction._backward_cls)

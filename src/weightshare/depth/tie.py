@@ -110,6 +110,11 @@ class Tie(Spec):
         return Group if self.own is None and not isinstance(self.fuse, Through) else Generated
 
     @property
+    def generates(self) -> bool:
+        """Whether it has a transform, or a fusion that is trained through."""
+        return self.kind is Generated
+
+    @property
     def reads_batches(self) -> bool:
         """Whether the fusion does."""
         return self.fuse.reads_batches
@@ -278,7 +283,6 @@ class Tie(Spec):
         own = None
         if self.own is not None and group.dense:
             own = self.own.blank(len(sharing(group.assignment)), tensors[0].detach())
-            own.requires_grad_(tensors[0].requires_grad)
         fusion = self.fuse if isinstance(self.fuse, Through) else None
         bank = LayerBank(stored, group.assignment, fusion, own)
         read_bank_(edits, group.name, group.items, bank)
