@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from weightshare.analysis.report import report
 from weightshare.depth.fuse import channel_weighted, first, mean, scalar_weighted, through, weighted_mean
+from weightshare.depth.suggest import suggest
 from weightshare.depth.tie import Tie
 from weightshare.depth.topology import random, sequential, strided, uniform
 from weightshare.errors import SharingError
@@ -71,6 +72,7 @@ __all__ = [
     "sequential",
     "share_",
     "strided",
+    "suggest",
     "tensors",
     "through",
     "uniform",

@@ -1,6 +1,7 @@
 """The command line: text in, text out. What it does is done by `training`, `experiments` and the verbs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from weightshare._table import render
 from weightshare.analysis.report import report as report_on
+from weightshare.depth.fuse import mean
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
 from weightshare.files.checkpoint import save
@@ -34,8 +36,11 @@ Slots = Annotated[str | None, typer.Option(help="Instead of a rate: the slot of 
 Order = Annotated[str | None, typer.Option(help="sequential, strided or random.")]
 OrderSeed = Annotated[int | None, typer.Option(help="Seed of the random order.")]
 Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back.")]
-Fuse = Annotated[str | None, typer.Option(help="first, mean or weighted_mean.")]
+Fuse = Annotated[str | None, typer.Option(help="first, mean, weighted_mean, permuted_mean or least_squares.")]
 Weights = Annotated[str | None, typer.Option(help="Of weighted_mean: one for each layer, such as 1,0.5,1,0.5.")]
+Through = Annotated[bool | None, typer.Option("--through", help="Train all that is fused, and fuse in each pass.")]
+Lora = Annotated[int | None, typer.Option(help="Rank of what each layer adds of its own to what it reads.")]
+ScaleBy = Annotated[str | None, typer.Option(help="What each layer scales of its own: scalar or channel.")]
 DataDir = Annotated[
     str | None, typer.Option(help="Where data sets lie and are downloaded to; data or $WEIGHTSHARE_DATA by default.")
 ]
@@ -73,11 +78,14 @@ def plan(
     spread: Spread = None,
     fuse: Fuse = None,
     weights: Weights = None,
+    through: Through = None,
+    lora: Lora = None,
+    scale: ScaleBy = None,
     where: Where = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this file, too.")] = None,
 ) -> None:
     """Print what sharing would do to a model. Nothing is trained or changed."""
-    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
+    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where, through, lora, scale)
     settings = _config(config, model=model, model_args=_pairs(model_arg), share=share)
     if not settings.share:
         raise ConfigError("There is nothing to plan: give --rate or --slots, or 'share' in the configuration.")
@@ -88,7 +96,8 @@ def plan(
         if json is not None:
             write_text(json if number == 0 else json.with_stem(f"{json.stem}-{number + 1}"), made.to_json())
         if number + 1 < len(settings.share):
-            made.apply_(network)  # the next plan is for what this one leaves
+            # The next plan is for what this one leaves; its numbers do not matter, so no fusion needs batches.
+            plan_for(network, replace(entry.spec, fuse=mean), entry.where).apply_(network)
 
 
 @app.command()
@@ -103,6 +112,9 @@ def train(
     spread: Spread = None,
     fuse: Fuse = None,
     weights: Weights = None,
+    through: Through = None,
+    lora: Lora = None,
+    scale: ScaleBy = None,
     where: Where = None,
     data: Annotated[
         str | None,
@@ -158,7 +170,7 @@ def train(
     from weightshare.training.run import CONFIG, PAGE, run
     from weightshare.training.workplace import Stopped, is_first_process
 
-    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where)
+    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where, through, lora, scale)
     recipe = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
     recipe |= _given(channels_last=channels_last, schedule=schedule)
     recipe |= {"sleep": [_given(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
@@ -203,6 +215,20 @@ def report(
         print(numbers)
     if json is not None:
         write_text(json, numbers.to_json())
+
+
+@app.command()
+def suggest(
+    run: Annotated[Path, typer.Argument(help="The directory of a finished run.")],
+    budget: Annotated[float, typer.Option(help="Fraction of the stored numbers that may be left, such as 0.5.")] = 0.5,
+    where: Where = None,
+) -> None:
+    """Propose which layers of a trained model share, by what they do to some training images."""
+    from weightshare.depth.suggest import suggest as suggest_for
+    from weightshare.training.run import some_images, trained
+
+    model, data = trained(run)
+    print(suggest_for(model, budget, some_images(data), where))
 
 
 @app.command()
@@ -330,9 +356,13 @@ def _share(
     fuse: str | None,
     weights: str | None,
     where: list[str] | None,
+    through: bool | None,
+    lora: int | None,
+    scale: str | None,
 ) -> dict[str, Any]:
     """The options of sharing as an entry of the configuration; only what was given."""
     given = _given(rate=rate, order=order, order_seed=order_seed, spread=spread, fuse=fuse)
+    given |= _given(through=through, lora=lora, scale=scale)
     given |= _given(slots=_numbers(slots, "--slots", int), weights=_numbers(weights, "--weights", float))
     given |= _given(where=where[0] if where and len(where) == 1 else where or None)
     strict(Share, given)

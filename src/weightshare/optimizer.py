@@ -130,11 +130,12 @@ def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], mo
         seen.setdefault(id(tensor), label)
     slots = {owner for owner, *_ in planning.applied_ties(model)}
     stands = places(found)
+    banked = [path for path, module in model.named_modules() if isinstance(module, Bank)]
     roles = {place.role for site in found if id(site.tensor) in seen and isinstance(place := stands[site.path], Place)}
     for site in found:
         if site.tensor.requires_grad and id(site.tensor) not in seen:
             place = stands[site.path]
-            if site.path in slots:
+            if site.path in slots or any(site.path.startswith(f"{path}.") for path in banked):
                 problems.append(f"slot '{site.path}' is in no group, so nothing trains it")
             elif isinstance(place, Place) and place.role in roles:
                 problems.append(f"'{site.path}' is in no group, so nothing trains it, as it does other '{place.role}'")

@@ -7,22 +7,23 @@ module; by them a report, a file or `retie_` knows what ought to be shared. Two 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
 from typing import Any, Self
 import warnings
 
-from torch import nn
+from torch import Tensor, nn
 
 from weightshare._table import render, run_text
 from weightshare._typing import Where
-from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SpecError
+from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SharingError, SpecError
 from weightshare.parts import Part
 from weightshare.sharing import Group, LeftOut, Spec
 from weightshare.surgery import compare, edit, sites
 from weightshare.surgery import count as counting
+from weightshare.surgery.quantised import ADVICE, packed_layers
 
 FORMAT = "weightshare.plan/1"
 APPLIED = "_weightshare_plans"
@@ -41,7 +42,7 @@ class Plan:
         stored_before: Parameters of the whole model now, each tensor once, buffers not counted.
         bytes_before: Their memory, in bytes.
         signature: Hash of the model's names, shapes, dtypes and ties, by which a changed model is refused.
-        notes: What the spec warns of, such as a shared batch norm.
+        notes: What the spec warns of, such as a shared batch norm, or what `suggest` compared.
     """
 
     spec: Spec
@@ -92,6 +93,11 @@ class Plan:
         if self.spec.reads_batches != (batches is not None):
             needs = "reads activations: give apply_ batches=..." if batches is None else "reads no batches: give none"
             raise SpecError(f"{self.spec!r} {needs}.")
+        if isinstance(batches, Tensor | Mapping | str) or not (batches is None or isinstance(batches, Iterable)):
+            raise SpecError(
+                f"batches={type(batches).__name__}: need a list of batches, or anything else that gives one after the "
+                "other, such as a data loader; batches=[x] for one."
+            )
         with edit.transaction(model) as edits:
             self.spec.share_groups_(edits, self.groups, batches)
             record(edits, "", self)
@@ -195,7 +201,7 @@ class Plan:
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
                 *filter(None, [kind.note(self.groups)]),
-                *(f"Warning: {note}" for note in self.notes),
+                *(f"Note: {note}" for note in self.notes),
                 *(f"Left out, {len(paths)}: {_listed(paths)}: {reason}." for reason, paths in reasons.items()),
             ]
         )
@@ -209,9 +215,18 @@ def make_plan(model: nn.Module, spec: Spec, where: Where) -> Plan:
         json.dumps(spec.to_dict())
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec!r} cannot be written as JSON, so no plan could hold it: {error}") from error
-    found = sites.sites(model)
-    chosen = sites.select(found, where)
+    try:
+        found = sites.sites(model)
+        chosen = sites.select(found, where)
+    except SharingError as error:
+        hidden = packed_layers(model, where)
+        if hidden:
+            path, reason = next(iter(hidden.items()))
+            more = f", as {len(hidden) - 1} more" if len(hidden) > 1 else ""
+            raise type(error)(f"{error} '{path}' is quantised{more}: {reason}. {ADVICE}.") from error
+        raise
     groups, left_out = spec.group(found, chosen, explicit=where is not None)
+    left_out += [LeftOut(path, reason) for path, reason in packed_layers(model, where).items()]
     if not groups:
         reasons = "; ".join(f"'{left.path}': {left.reason}" for left in left_out[:4])
         more = f"; and {len(left_out) - 4} more" if len(left_out) > 4 else ""

@@ -70,7 +70,7 @@ class Assignment:
         if not all(isinstance(label, int) and not isinstance(label, bool) for label in labels):
             raise SpecError(f"The slots are whole numbers from 0, got {labels}.")
         _refuse_idle(sorted(set(labels)), labels)
-        return cls(torch.tensor(labels, dtype=torch.int64))
+        return cls(torch.tensor(labels, dtype=torch.int64, device="cpu"))  # whatever the default device is
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Assignment) and torch.equal(self.labels, other.labels)
@@ -233,6 +233,11 @@ class Spec(Part):
     @property
     def reads_batches(self) -> bool:
         """Whether applying it needs batches that the model can run on."""
+        return False
+
+    @property
+    def generates(self) -> bool:
+        """Whether layers read weights that are made in each forward pass, and hold none."""
         return False
 
     def share_groups_(self, edits: edit.Transaction, groups: Sequence[Any], batches: Iterable[Any] | None) -> None:

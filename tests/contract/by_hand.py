@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tests.contract.trial import read
 from weightshare.decoding import Clusters
+from weightshare.depth.bank import Generated
 from weightshare.sharing import Group
 from weightshare.space.positions import Mixtures, Positions
 
@@ -17,7 +18,8 @@ class Kind(NamedTuple):
 
     Args:
         gradients: From the group, the shared model's state and the gradient of the dense weight, what the tensors that
-            are stored for it get, by name. Empty for ties, whose gradients are those of their readers, added up.
+            are stored for it get, by name. Empty for ties, whose gradients are those of their readers, added up, and
+            for banks: see there.
         slots: How many different items the group can hold at most.
         different: How many it reads in a model.
     """
@@ -68,6 +70,7 @@ def _rank(group: Mixtures, model: nn.Module) -> int:
 
 
 KINDS: dict[type[Group], Kind] = {
+    Generated: Kind(lambda *_: {}, lambda group: group.assignment.slots, _weights),
     Group: Kind(lambda *_: {}, lambda group: group.assignment.slots, _weights),
     Clusters: Kind(_of_values, lambda group: group.clusters, _scalars),
     Positions: Kind(_of_classes, lambda group: group.slots, _kernels),

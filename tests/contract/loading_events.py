@@ -3,6 +3,7 @@
 import pytest
 from torch import nn
 
+from tests.contract.banks import generated
 from tests.contract.trial import (
     NothingTied,
     Partition,
@@ -25,7 +26,7 @@ from weightshare.errors import ModelChanged
 def state_dict(trial: Trial) -> None:
     """No key changes but those of weights that are made; a strict load into a fresh shared twin gives equal outputs."""
     shared, twin = trial.shared(), trial.shared(seed=1)
-    kept, added = keys_after(shared.plan, trial.fresh().model.state_dict())
+    kept, added = keys_after(shared.model, shared.plan, trial.fresh().model.state_dict())
     assert [key for key in shared.model.state_dict() if key not in added] == kept
     assert set(shared.model.state_dict()) == added.union(kept)
     twin.model.load_state_dict(copies(shared.model), strict=True)
@@ -48,10 +49,10 @@ def assign(trial: Trial) -> None:
 def conflict(trial: Trial) -> None:
     """A state with two values for one slot, or a label of none, is refused before anything is assigned or copied."""
     shared = trial.shared()
-    if any(not group.index_memory for group in made(shared.plan)):
+    if generated(shared.plan) or any(not group.index_memory for group in made(shared.plan)):
         raise NothingTied("this spec stores neither ties nor labels, so any numbers go together")
     entries = {name: tensor + 1 for name, tensor in copies(shared.model).items()}
-    last = slots(shared.plan)[-1][-1]  # of weights that are made all labels are one too high already
+    last = slots(shared.model, shared.plan)[-1][-1]  # of weights that are made all labels are one too high already
     entries[last] = entries[last] + 1
     before = state(shared.model)
     for by_assigning in (False, True):

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
+from tests.contract import banks
 from tests.contract.by_hand import KINDS
 from tests.contract.trial import (
     TorchRefuses,
@@ -46,13 +47,13 @@ def steps(trial: Trial) -> None:
     check_shared(model, shared)
     after = {name: bits(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
     assert {name for name in before if after[name] != before[name]} == reached
-    assert any(reached.issuperset(slot) for slot in slots(shared.plan))
+    assert any(reached.issuperset(slot) for slot in slots(shared.model, shared.plan))
     assert torch.isfinite(loss(model(shared.example)))
 
 
 def gradient(trial: Trial) -> None:
     """A slot's gradient is the sum of its readers' in a twin that is not shared and holds equal numbers; of a codebook
-    it is their mean, and of templates and coefficients what the product gives."""
+    it is their mean, of templates and coefficients what the product gives, of banks what `banks.gradients` says."""
     shared, twin = trial.shared(), trial.fresh(seed=1).model
     twin.load_state_dict(dense(shared.model, shared.plan))
     assert partition(twin) == shared.apart
@@ -60,6 +61,9 @@ def gradient(trial: Trial) -> None:
     wanted = {}
     for group in made(shared.plan):
         own |= KINDS[type(group)].gradients(group, shared.model.state_dict(), own.pop(group.name))
+    for group in banks.generated(shared.plan):
+        of_layers = [own.pop(path) for path in group.items]
+        own |= banks.gradients(group, banks.bank_path(shared.model, group), shared.model.state_dict(), of_layers)
     for tied in shared.ties:
         objects = dict(twin.named_parameters(remove_duplicate=False))
         once = {id(objects.get(name)): own[name] for name in tied}  # its own ties have one gradient

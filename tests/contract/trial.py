@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tests.contract.banks import bank_keys, generated, started, stored_keys
 from tests.support import bits, state
 from tests.zoo import Case
 import weightshare as ws
 from weightshare.decoding import Decoded
+from weightshare.depth.bank import Generated
 from weightshare.errors import SharingError
 from weightshare.sharing import Group, Spec
 
@@ -94,6 +96,8 @@ def multiple(plan: ws.Plan) -> list[tuple[str, ...]]:
     found = [tie for tie in plan.ties if len(tie) > 1]
     if made(plan):
         raise NothingTied("this spec shares inside one weight, so there is nothing to untie")
+    if generated(plan):
+        raise NothingTied("layers store nothing, so there is nothing to untie")
     assert found, "nothing is shared, so the event would test nothing"
     return found
 
@@ -103,15 +107,22 @@ def made(plan: ws.Plan) -> list[Decoded]:
     return [group for group in plan.groups if isinstance(group, Decoded)]
 
 
-def slots(plan: ws.Plan) -> list[tuple[str, ...]]:
+def slots(model: nn.Module, plan: ws.Plan) -> list[tuple[str, ...]]:
     """The names of each slot that is read more than once: of ties all their names, of a weight that of its slots."""
-    return [(group.keys[0],) for group in made(plan)] or multiple(plan)
+    banked = [(name,) for group in generated(plan) for name in stored_keys(model, group)]
+    return banked or [(group.keys[0],) for group in made(plan)] or multiple(plan)
 
 
-def keys_after(plan: ws.Plan, keys: Iterable[str]) -> tuple[list[str], set[str]]:
+def derived(plan: ws.Plan) -> list[str]:
+    """The paths that a plan makes read what is stored elsewhere, or otherwise."""
+    return [path for group in (*made(plan), *generated(plan)) for path in group.items]
+
+
+def keys_after(model: nn.Module, plan: ws.Plan, keys: Iterable[str]) -> tuple[list[str], set[str]]:
     """Of a state dict's keys those that sharing leaves, in order, and those that it adds."""
-    gone = {group.name for group in made(plan)}
-    return [key for key in keys if key not in gone], {name for group in made(plan) for name in group.keys}
+    gone = set(derived(plan))
+    banked = {name for group in generated(plan) for name in bank_keys(model, group)}
+    return [key for key in keys if key not in gone], {name for group in made(plan) for name in group.keys} | banked
 
 
 def read(model: nn.Module, path: str) -> Tensor:
@@ -125,6 +136,8 @@ def expected(spec: Any, group: Group, model: nn.Module) -> list[Tensor]:
     if isinstance(group, Decoded):
         stored, second = spec.find(model, group)
         return [spec.decoder(group, second)(stored).detach()]
+    if isinstance(group, Generated):
+        return started(spec, group, [model.get_parameter(path).detach() for path in group.items])
     values = spec.slot_values(group, [model.get_parameter(path).detach() for path in group.items])
     return [values[slot] for slot in group.assignment.labels.tolist()]
 
@@ -132,16 +145,16 @@ def expected(spec: Any, group: Group, model: nn.Module) -> list[Tensor]:
 def dense(model: nn.Module, plan: ws.Plan) -> dict[str, Tensor]:
     """The numbers that a model reads, under the names that it had before it was shared."""
     entries = model.state_dict()
-    kept = {name: entries[name] for name in entries.keys() - keys_after(plan, ())[1]}
-    return kept | {group.name: read(model, group.name) for group in made(plan)}
+    kept = {name: entries[name] for name in entries.keys() - keys_after(model, plan, ())[1]}
+    return kept | {path: read(model, path) for path in derived(plan)}
 
 
 def check_shared(model: nn.Module, shared: Shared, ties: Partition | None = None) -> None:
     """Exactly the ties of the plan hold, and the report says so."""
     assert partition(model) == (shared.ties if ties is None else ties)
-    added = keys_after(shared.plan, ())[1]
+    added = keys_after(model, shared.plan, ())[1]
     assert added <= set(model.state_dict())
-    assert not {group.name for group in made(shared.plan)} & set(model.state_dict())
+    assert not set(derived(shared.plan)) & set(model.state_dict())
     said = ws.report(model)
     assert len(said.groups) + len(said.codebooks) + len(said.positions) == len(shared.plan.groups)
     assert [one.name for one in (*said.codebooks, *said.positions)] == [group.name for group in made(shared.plan)]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 import json
 
+from lightning_fabric import Fabric
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from weightshare.experiments.lin2022_cifar_results import differences, noise_cur
 from weightshare.experiments.lin2022_imagenet import EPOCHS, spin_convmixer
 from weightshare.experiments.results import Result
 from weightshare.training.data import Augment, Prepare, load_data
+from weightshare.training.loop import fit
 from weightshare.training.recipe import RunConfig, strict
 from weightshare.training.run import prepared, run
 
@@ -121,15 +123,10 @@ def test_spins_own_recipe_is_a_configuration_that_trains(tmp_path):
         spin_convmixer("256/8/7/3", tmp_path)
     full = spin_convmixer("768/32/14/3", tmp_path / "run", rate=2)
     assert full.share[0].where == "blocks.*.pointwise"
-    small = replace(
-        full,
-        model="convmixer:5/4/2/3",
-        data="digits",
-        prepare=Prepare(),
-        image_size=None,
-        device="cpu",
-        devices=1,
-        precision="32-true",
-        train=replace(full.train, epochs=1),
-    )
-    assert run(small)["stored"] < run(small)["stored_before"]
+    small = replace(full, model="convmixer:5/4/2/3", prepare=Prepare(), out=str(tmp_path))
+    data = load_data("digits")
+    model, plans = prepared(small, data)
+    assert [plan.stored_before - plan.stored_after for plan in plans] == [2 * (5 * 5 + 5)]
+    (row,) = fit(model, data, replace(small.train, epochs=1), fabric=Fabric(accelerator="cpu", devices=1))
+    assert row["lr"] == pytest.approx(0.01 / 20)  # of five steps the last is two thirds down the fall
+    assert 0 < row["train_loss"] < 10

@@ -5,17 +5,14 @@ with record(model, where="layer*") as kept:
 kept["layer1.0"]                     # (images, channels, h, w), in the order in which images were shown
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from weightshare.errors import NoMatch, SpecError
-from weightshare.surgery.sites import plain
-
-Layers = str | type[nn.Module] | Sequence[str]
+from weightshare.errors import SpecError
+from weightshare.surgery.watch import Layers, first_tensor, modules_at
 
 
 class Recording:
@@ -25,7 +22,7 @@ class Recording:
         self._take = take
         self._kept: dict[str, list[Tensor]] = {}
         self._hooks = []
-        for path, module in _chosen(model, where).items():
+        for path, module in modules_at(model, where).items():
             self._kept[path] = []
             self._hooks.append(module.register_forward_hook(lambda _, __, out, path=path: self._keep(path, out)))
 
@@ -70,9 +67,9 @@ class Recording:
         self.remove()
 
     def _keep(self, path: str, out: object) -> None:
-        first = out[0] if isinstance(out, tuple | list) and out else out
-        if not isinstance(first, Tensor):
-            raise SpecError(f"'{path}' gave {type(out).__name__}, need a tensor, or a tuple that begins with one.")
+        first = first_tensor(out)
+        if first is None:
+            raise SpecError(f"'{path}' gave {type(out).__name__}, need a tensor, or what begins with one.")
         kept = first.detach() if self._take is None else self._take(first.detach())
         self._kept[path].append(kept.to("cpu", copy=True))
 
@@ -100,18 +97,3 @@ def record(model: nn.Module, where: Layers, take: Callable[[Tensor], Tensor] | N
         torch.Size([14, 5])
     """
     return Recording(model, where, take)
-
-
-def _chosen(model: nn.Module, where: Layers) -> dict[str, nn.Module]:
-    modules = {path: module for path, module in plain(model).named_modules() if path}
-    if isinstance(where, type):
-        found = {path: module for path, module in modules.items() if isinstance(module, where)}
-    else:
-        globs = [where] if isinstance(where, str) else list(where)
-        found = {path: one for path, one in modules.items() if any(fnmatchcase(path, glob) for glob in globs)}
-        idle = [glob for glob in globs if not any(fnmatchcase(path, glob) for path in modules)]
-        if idle:
-            raise NoMatch(f"record: {idle[0]!r} matches no module. There are: {', '.join(list(modules)[:8])}.")
-    if not found:
-        raise NoMatch(f"record: {where!r} matches no module of {type(model).__name__}.")
-    return found

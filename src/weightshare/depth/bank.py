@@ -13,6 +13,7 @@ from weightshare.errors import FileError
 from weightshare.generating import Bank, Own, bank_of, leave_bank_
 from weightshare.sharing import Assignment, Group
 from weightshare.surgery import edit
+from weightshare.surgery.compare import same_numbers
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Generated(Group):
 
     columns: ClassVar[tuple[str, ...]] = (
         *("group", "weight", "layers", "slots", "layer reads slot"),
-        *("stored before", "after", "of these: own", "folded"),
+        *("stored before", "after", "own", "folded"),
     )
     numbers: ClassVar[tuple[str, ...]] = ("slots", *columns[5:])
 
@@ -63,11 +64,15 @@ class Generated(Group):
     @staticmethod
     def note(groups: "Sequence[Generated]") -> str:
         """What becomes of the numbers when the model is folded."""
-        folded = sum(group.folded for group in groups)
-        kept = "all that was fused is trained, and dropped then" if any(group.through for group in groups) else ""
-        dense = "weights with a transform are dense in memory; a file of the shared model keeps them small"
-        reasons = [reason for reason in (kept, dense if any(group.dense for group in groups) else "") if reason]
-        return f"{folded:,} of these numbers after folding: {'; '.join(reasons) or 'slots as they are'}."
+        own, folded = sum(group.own for group in groups), sum(group.folded for group in groups)
+        lines = [f"{folded:,} numbers in these groups once they are folded."]
+        if own:
+            lines.append(f"{own:,} belong to single layers: transforms, and the weights of a fusion.")
+        if any(group.through for group in groups):
+            lines.append("All that is fused stays, and is trained, until then.")
+        if any(group.dense for group in groups):
+            lines.append("Weights with a transform are dense then; a file of the shared model keeps them small.")
+        return " ".join(lines)
 
     def _own_entry(self) -> dict[str, Any]:
         return {**super()._own_entry(), "through": self.through, "own": self.own, "dense": self.dense}
@@ -106,8 +111,8 @@ class LayerBank(Bank):
         self.own = own
         self.rows = {layer: row for row, layer in enumerate(sharing(assignment))}
         like = stored[0].detach()
-        shape = None if fusion is None else fusion.learned(tuple(like.shape))
-        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.labels), *shape), like.requires_grad)
+        shape = None if fusion is None or not self.rows else fusion.learned(tuple(like.shape))
+        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape))
         self.register_parameter("factors", learned)
 
     def make(self) -> Sequence[Tensor]:
@@ -140,7 +145,10 @@ class LayerBank(Bank):
         if self.fusion is None:
             return self.stored[slot]
         readers = self.readers[slot]
-        return self.fusion.mix([self.stored[layer] for layer in readers], readers, len(self.labels), self.factors)
+        if len(readers) == 1:
+            return self.stored[readers[0]]
+        learned = None if self.factors is None else [self.factors[self.rows[layer]] for layer in readers]
+        return self.fusion.mix([self.stored[layer] for layer in readers], readers, len(self.labels), learned)
 
 
 def sharing(assignment: Assignment) -> list[int]:
@@ -162,15 +170,19 @@ def release_(edits: edit.Transaction, group: Generated, tied: bool) -> None:
     with torch.no_grad():
         weights = [weight.detach().clone() for weight in bank()]
     tensors: list[nn.Parameter] = []
+    written: list[nn.Parameter] = []
     for layer, (label, weight) in enumerate(zip(bank.labels, weights, strict=True)):
         leader = bank.readers[label][0]
         if tied and layer != leader:
             tensors.append(tensors[leader])
-        elif layer == leader or group.through:
-            stored = bank.stored[layer if group.through else label]
+            continue
+        stored = bank.stored[layer if group.through else label]
+        claimed = any(stored is other for other in written)  # by a layer of another slot: a later plan tied them
+        if (layer == leader or group.through) and not (claimed and not same_numbers(stored, weight)):
             edits.write(stored, weight)
             edits.forget_gradient(stored)
+            written.append(stored)
             tensors.append(stored)
         else:
-            tensors.append(edit.like_parameter(bank.stored[label], weight))
+            tensors.append(edit.like_parameter(stored, weight))
     leave_bank_(edits, group.items, tensors)

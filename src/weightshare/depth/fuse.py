@@ -16,7 +16,7 @@ pretrained tensors stay parameters, the slot is computed from them in each forwa
 | | value of the slot, in each forward pass |
 |---|---|
 | `through(mean)` | `1/r Σ_i W_i` |
-| `through(scalar_weighted)` | `1/r Σ_i a_i W_i`, with an `a_i` for each layer that is learned and starts at 1 |
+| `through(scalar_weighted)` | `1/r Σ_i a_i W_i`, with an `a_i` for each layer that shares, learned, starting at 1 |
 | `through(channel_weighted)` | the same with an `a_i` for each output channel |
 
 Tensors of one dimension (biases, norms) take the plain mean in all of them but `first`.
@@ -29,14 +29,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 from jaxtyping import Num
 import torch
 from torch import Tensor
 
 from weightshare.depth.align import align_
-from weightshare.depth.gram import grams, nearest
+from weightshare.depth.gram import grams, nearest, widened
 from weightshare.depth.topology import Choice
 from weightshare.errors import SpecError
 from weightshare.sharing import Group
@@ -77,22 +77,25 @@ class Fusion(Choice):
         """
         return None
 
-    def value(self, weights: Tensor, layers: Sequence[int], group: Group, known: Any) -> Tensor:
+    def value(self, weights: Tensor, layers: Sequence[int], group: Group, known: Any) -> Any:
         """The value of one slot of a group, given what `prepare` learned; by default what calling it gives."""
         return self(weights, layers, len(group.items))
 
     def learned(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """Shape of what `through` learns for each layer beside the tensors themselves, or nothing."""
+        """Shape of what `through` learns for each layer that shares beside the tensors themselves, or nothing."""
         return None
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Tensor | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         """What calling it gives, as a function that gradients go through, for `through`.
 
         Args:
-            weights: Of a slot's readers, in order.
+            weights: Of a slot's readers, two or more, in order.
             layers: As for calling it.
             depth: As for calling it.
-            factors: What is learned, one row for each layer of the group, if there is anything.
+            factors: What is learned for each of them, if there is anything.
         """
         return self(torch.stack(list(weights)), layers, depth)
 
@@ -114,17 +117,20 @@ class Mean(Fusion):
     def __call__(
         self, weights: Num[Tensor, "readers *weight"], layers: Sequence[int], depth: int
     ) -> Num[Tensor, "*weight"]:
-        wide = _wide(weights)
+        wide = widened(weights)
         # Where all agree the mean is what they agree on, to the bit; a sum of r equal numbers over r need not be.
         return torch.where((wide == wide[0]).all(0), wide[0], wide.mean(0)).to(weights.dtype)
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Tensor | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         if factors is not None:
-            weights = [weight * factors[layer] for layer, weight in zip(layers, weights, strict=True)]
+            weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         total = weights[0]
         for weight in weights[1:]:
             total = total + weight
-        return total if len(weights) == 1 else total / len(weights)
+        return total / len(weights)
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,11 +157,14 @@ class WeightedMean(Fusion):
             )
         if weights.ndim <= 2:
             return Mean()(weights, layers, depth)
-        wide = _wide(weights)
+        wide = widened(weights)
         factors = torch.tensor([self.weights[layer] for layer in layers], dtype=wide.dtype, device=wide.device)
         return torch.tensordot(factors, wide, dims=1).div(len(layers)).to(weights.dtype)
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Tensor | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         if weights[0].ndim >= 2:
             weights = [weight * self.weights[layer] for layer, weight in zip(layers, weights, strict=True)]
         return Mean().mix(weights, layers, depth, None)
@@ -249,7 +258,10 @@ class Through(Fusion):
     def learned(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return self.fusion.learned(shape)
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Tensor | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         return self.fusion.mix(weights, layers, depth, factors)
 
 
@@ -307,9 +319,3 @@ def weighted_mean(weights: Sequence[float | int]) -> WeightedMean:
         return WeightedMean(tuple(float(weight) for weight in weights))
     except (TypeError, ValueError, OverflowError) as error:
         raise SpecError(f"weighted_mean needs one finite weight for each layer, got {weights!r}: {error}") from error
-
-
-def _wide(weights: Tensor) -> Tensor:
-    if weights.device.type == "mps":  # has no float64
-        return weights.float()
-    return weights.to(torch.complex128 if weights.is_complex() else torch.float64)

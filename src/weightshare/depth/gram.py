@@ -35,7 +35,7 @@ def grams(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dic
         group, times the size of the kernel. They are divided by the number of rows.
 
     Raises:
-        SpecError: If there is no batch, or the model cannot run on one.
+        SpecError: If there is no batch, the model cannot run on one, or a layer's inputs are not finite.
 
     Source: the `G_i` of Jin 2022, equation 2.
 
@@ -54,7 +54,7 @@ def grams(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dic
 
     def add(path: str, inputs: Sequence[Any], output: Any) -> None:
         rows = _rows(layers[path], inputs[0].detach())
-        gram = rows.mT @ rows
+        gram = rows.mH @ rows
         sums[path] = sums[path] + gram if path in sums else gram
         counts[path] = counts.get(path, 0) + rows.shape[1]
 
@@ -65,6 +65,9 @@ def grams(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dic
             ran += 1
     if not ran:
         raise SpecError("This fusion reads activations: give batches with at least one batch.")
+    for path, total in sums.items():
+        if not total.isfinite().all():
+            raise SpecError(f"The inputs of '{path}' are not all finite on these batches: give others.")
     return {path: total / counts[path] for path, total in sums.items()}
 
 
@@ -83,15 +86,22 @@ def nearest(gram: Tensor, weights: Tensor, average: Tensor, ridge: float) -> Ten
     Source: Jin 2022, equation 2.
     """
     layers, groups, width, _ = gram.shape
-    gram = gram.double()
-    matrices = weights.double().reshape(layers, groups, -1, width)
+    gram = widened(gram)
+    matrices = widened(weights).reshape(layers, groups, -1, width)
     total = gram.sum(0)
-    size = total.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    size = total.diagonal(dim1=-2, dim2=-1).real.mean(-1, keepdim=True)
     held = (ridge * torch.where(size > 0, size, torch.ones_like(size)))[..., None]
-    wanted = (gram @ matrices.mT).sum(0) + held * average.double().reshape(groups, -1, width).mT
+    wanted = (gram @ matrices.mT).sum(0) + held * widened(average).reshape(groups, -1, width).mT
     identity = torch.eye(width, dtype=gram.dtype, device=gram.device)
     solved = torch.linalg.solve(total + held * identity, wanted)
     return solved.mT.reshape(average.shape).to(weights.dtype)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The same numbers as wide as the device has them: in float64, or complex128."""
+    if tensor.device.type == "mps":  # has no float64
+        return tensor.float()
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _rows(layer: nn.Module, inputs: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a plan of `Tie` warns of: sharing that can be done and seldom is what one wants."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from torch import nn
@@ -59,6 +60,30 @@ def of_stages(groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]
             if inner == "" or blocks[0].after.startswith(f"{inner}."):
                 notes.setdefault((blocks[0].before, inner), _tied_stages(blocks, inner))
     return list(notes.values())
+
+
+def of_dtypes(groups: Sequence[Group]) -> list[str]:
+    """Say that layers of one role share in several groups, since their weights differ in dtype.
+
+    Args:
+        groups: Of a plan.
+
+    Returns:
+        One note, or none.
+    """
+    roles = defaultdict[str, dict[str, Group]](dict)
+    for group in groups:
+        roles[group.name][group.dtype] = group
+    mixed = {name: kinds for name, kinds in roles.items() if len(kinds) > 1}
+    if not mixed:
+        return []
+    name, kinds = next(iter(mixed.items()))
+    parts = " and ".join(f"{dtype} in {run_text(group.items, 4)}" for dtype, group in kinds.items())
+    more = f", and {len(mixed) - 1} more roles so" if len(mixed) > 1 else ""
+    return [
+        f"'{name}' is {parts}{more}: layers of different dtype never share one slot, so each dtype shares for itself. "
+        "Convert the model to one dtype first if they are to share."
+    ]
 
 
 def _tied_stages(blocks: Sequence[Place], inner: str) -> str:

@@ -18,14 +18,15 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
-from weightshare.depth.notes import of_batch_norm, of_stages
-from weightshare.depth.topology import Order, Spread, labels, sequential, uniform
+from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
+from weightshare.depth.topology import Order, Spread, checked_slots, labels, listed_labels, sequential, uniform
 from weightshare.depth.transform import Transform
 from weightshare.errors import AlreadyShared, SharingWarning, SpecError
 from weightshare.generating import read_bank_
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.quantised import ADVICE, beside_quantised, quantised
 from weightshare.surgery.sites import Site
 
 
@@ -40,7 +41,9 @@ class Tie(Spec):
     Args:
         rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it.
         order: `sequential`, `strided`, `random(seed)`, or an `Order` of your own.
-        slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole.
+        slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole. Where several lists of blocks
+            are to share, each in its own way: a mapping from the path of such a list to the slot of each of its blocks,
+            by index; lists of blocks that it does not name are left out.
         fuse: What a slot starts from: `first`, `mean`, `weighted_mean(weights)`, those of `fuse`, or a `Fusion` of your
             own; `through(fusion)` trains all that is fused.
         spread: Which layers share: `uniform` for all; `front`, `middle` or `back` for one third.
@@ -58,11 +61,13 @@ class Tie(Spec):
         Tie(rate=2)
         >>> Tie(slots=[0, 1, 1, 0])
         Tie(slots=(0, 1, 1, 0))
+        >>> Tie(slots={"layer1": [0, 1, 1], "layer2": [0, 0, 0, 1]})
+        Tie(slots=(('layer1', (0, 1, 1)), ('layer2', (0, 0, 0, 1))))
     """
 
     rate: float | None = None
     order: Order = sequential
-    slots: tuple[int, ...] | None = None
+    slots: tuple[Any, ...] | None = None
     fuse: Fusion = first
     spread: Spread = uniform
     own: Transform | None = None
@@ -75,7 +80,7 @@ class Tie(Spec):
         if self.rate is not None:
             object.__setattr__(self, "rate", _checked_rate(self.rate))
         if self.slots is not None:
-            object.__setattr__(self, "slots", _checked_slots(self.slots))
+            object.__setattr__(self, "slots", checked_slots(self.slots))
             if self.order != sequential or self.spread != uniform:
                 raise SpecError("Tie(slots=...) says where every layer reads: leave order and spread out.")
         for name, kind, choices in (
@@ -105,6 +110,11 @@ class Tie(Spec):
         return Group if self.own is None and not isinstance(self.fuse, Through) else Generated
 
     @property
+    def generates(self) -> bool:
+        """Whether it has a transform, or a fusion that is trained through."""
+        return self.kind is Generated
+
+    @property
     def reads_batches(self) -> bool:
         """Whether the fusion does."""
         return self.fuse.reads_batches
@@ -118,7 +128,8 @@ class Tie(Spec):
             AlreadyShared: If a site that the pattern names is already one parameter with another path.
             ShapeMismatch: If one list of slots would tie sites of different shape or dtype, or a frozen one to others.
             SpecError: If the rate is above a group's depth, or the list of slots is not as long as it. Where nobody
-                named that group, it is left out, and this is raised only if no other group is left.
+                named that group, it is left out, and this is raised only if no other group is left. If the pattern
+                names a quantised weight.
         """
         found = places(model_sites)
         left_out: list[LeftOut] = []
@@ -126,16 +137,23 @@ class Tie(Spec):
         for site in chosen:
             place = found[site.path]
             shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
-            buffered = _buffered_parametrization(site)
+            unfit_for_all = quantised(site.tensor) or _buffered_parametrization(site)
+            if explicit and quantised(site.tensor):
+                raise SpecError(f"Cannot tie '{site.path}': {unfit_for_all}. {ADVICE}.")
             if shared and explicit:
                 raise AlreadyShared(
                     f"Cannot tie '{site.path}': it is {shared}. Leave it out of the pattern, or give it a parameter of "
                     "its own first (unshare_ does, where a plan tied it)."
                 )
-            if shared or buffered or isinstance(place, str):
-                left_out.append(LeftOut(site.path, shared or buffered or str(place)))
+            alone = shared or unfit_for_all or ("" if explicit else beside_quantised(site))
+            if alone or isinstance(place, str):
+                left_out.append(LeftOut(site.path, alone or str(place)))
             else:
                 roles[place.before, place.after, site.shape, site.dtype, place.kind].append((place, site))
+        unknown = set(self.by_list or ()) - {place.before for members in roles.values() for place, _ in members}
+        if unknown:
+            there = sorted({place.before for members in roles.values() for place, _ in members})
+            raise SpecError(f"Tie(slots=...) names {sorted(unknown)}, the pattern matches blocks in {there}.")
         self._refuse_mixed(list(roles.values()))
         groups: list[Group] = []
         unfit: list[SpecError] = []
@@ -159,7 +177,7 @@ class Tie(Spec):
         return groups, left_out
 
     def notes(self, groups: Sequence[Group], model_sites: Sequence[Site]) -> list[str]:
-        """What a plan warns of: batch norm that is shared, and stages that are tied to one another; see `Spec.notes`.
+        """What a plan warns of: see `Spec.notes`, and `depth.notes` for what it says.
 
         Warns:
             SharingWarning: If batch norm is shared: it would diverge only once it is trained.
@@ -167,7 +185,7 @@ class Tie(Spec):
         shared = of_batch_norm(groups, model_sites)
         for note in shared:
             warnings.warn(note, SharingWarning, stacklevel=4)
-        return shared + of_stages(groups, model_sites)
+        return [*shared, *of_stages(groups, model_sites), *of_dtypes(groups)]
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor], known: Any = None) -> list[Tensor]:
         """Fuse the values of each slot's readers, both in order. Changes nothing that it is given.
@@ -199,14 +217,16 @@ class Tie(Spec):
         """Let the fusion prepare, then share every group; see `Spec.share_groups_`."""
         known = self.fuse.prepare(edits, groups, batches)
         for group in groups:
-            self._share_group_(edits, group, known)
+            self.share_(edits, group, known)
 
-    def share_(self, edits: edit.Transaction, group: Group) -> None:
-        """Share one group alone; see `Spec.share_`."""
-        self._share_group_(edits, group, None)
+    def share_(self, edits: edit.Transaction, group: Group, known: Any = None) -> None:
+        """Make the readers of each slot read the parameter of the first, with the fused numbers; see `Spec.share_`.
 
-    def _share_group_(self, edits: edit.Transaction, group: Group, known: Any) -> None:
-        """Make the readers of each slot read the parameter of the first, with the fused numbers."""
+        Args:
+            edits: Of the model.
+            group: Of the plan.
+            known: What the fusion learned before (`Fusion.prepare`).
+        """
         tensors = [edit.parameter_at(edits.model, path) for path in group.items]
         for readers in group.assignment.readers:
             edit.common_slot([group.items[item] for item in readers], [tensors[item] for item in readers])
@@ -255,11 +275,14 @@ class Tie(Spec):
             self.own.fit(bank.own, [before[at] for at in bank.rows], [values[labels[at]] for at in bank.rows])
 
     def _bank_(self, edits: edit.Transaction, group: Generated, tensors: Sequence[nn.Parameter]) -> LayerBank:
+        planned = {"through": group.through, "own": group.own, "dense": group.dense}
+        meant = self._of_bank(group.shape, group.assignment)
+        if planned != meant:
+            raise SpecError(f"The plan says {planned} of '{group.name}', {self!r} gives {meant}: plan again.")
         stored = tensors if group.through else [tensors[readers[0]] for readers in group.assignment.readers]
         own = None
         if self.own is not None and group.dense:
             own = self.own.blank(len(sharing(group.assignment)), tensors[0].detach())
-            own.requires_grad_(tensors[0].requires_grad)
         fusion = self.fuse if isinstance(self.fuse, Through) else None
         bank = LayerBank(stored, group.assignment, fusion, own)
         read_bank_(edits, group.name, group.items, bank)
@@ -269,15 +292,28 @@ class Tie(Spec):
         place, site = members[0]
         items = tuple(member.path for _, member in members)
         try:
-            slots = labels(len(items), self.rate or 1, self.order, self.spread) if self.slots is None else self.slots
-            if len(slots) != len(items):
-                raise SpecError(f"the list has {len(slots)} slots, the group has {len(items)} layers: {list(items)}")
+            slots = self._labels(items, [member.index for member, _ in members], place.before)
             group = self._group(place.role, items, site, Assignment.of(slots))
         except SpecError as error:
             raise SpecError(f"Cannot tie '{place.role}' of shape {site.shape}: {error}") from error
         for readers in group.assignment.readers:
             edit.common_slot([items[layer] for layer in readers], [members[layer][1].tensor for layer in readers])
         return group
+
+    def _labels(self, items: Sequence[str], indices: Sequence[int], before: str) -> Sequence[int]:
+        """The slot of each layer of a group, in the blocks of these indices in the list of blocks `before`."""
+        if self.slots is None:
+            return labels(len(items), self.rate or 1, self.order, self.spread)
+        if self.by_list is not None:
+            return listed_labels(self.by_list, before, indices)
+        if len(self.slots) != len(items):
+            raise SpecError(f"the list has {len(self.slots)} slots, the group has {len(items)} layers: {list(items)}")
+        return self.slots
+
+    @property
+    def by_list(self) -> dict[str, tuple[int, ...]] | None:
+        """The slots of each list of blocks by its path, if they are given so."""
+        return dict(self.slots) if self.slots is not None and isinstance(self.slots[0], tuple) else None
 
     def _group(self, role: str, items: tuple[str, ...], site: Site, assignment: Assignment) -> Group:
         plain = (role, items, site.shape, site.dtype, assignment)
@@ -288,16 +324,20 @@ class Tie(Spec):
                 f"{type(site.holder).__name__} reads its weights from a list of its own, which generated ones never "
                 "reach: tie it without a transform, and with a fusion that is not trained through"
             )
+        return Generated(*plain, **self._of_bank(site.shape, assignment))
+
+    def _of_bank(self, shape: tuple[int, ...], assignment: Assignment) -> dict[str, Any]:
+        """What a generated group says beside what every group does."""
         members = len(sharing(assignment))
-        fits = self.own is not None and bool(members) and self.own.fits(site.shape)
-        own = members * self.own.numbers(site.shape) if self.own is not None and fits else 0
-        learned = self.fuse.learned(site.shape) if isinstance(self.fuse, Through) else None
-        own += 0 if learned is None else len(items) * prod(learned)
-        return Generated(*plain, through=isinstance(self.fuse, Through), own=own, dense=fits)
+        fits = self.own is not None and bool(members) and self.own.fits(shape)
+        own = members * self.own.numbers(shape) if self.own is not None and fits else 0
+        learned = self.fuse.learned(shape) if isinstance(self.fuse, Through) else None
+        own += 0 if learned is None else members * prod(learned)
+        return {"through": isinstance(self.fuse, Through), "own": own, "dense": fits}
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
         """One list of slots that is as long as several groups of one role together would tie what cannot be tied."""
-        if self.slots is None:
+        if self.slots is None or self.by_list is not None:
             return
         by_role = defaultdict[str, list[tuple[Place, Site]]](list)
         for members in roles:
@@ -334,10 +374,3 @@ def _checked_rate(rate: Any) -> int | float:
         )
     value = float(rate)
     return int(value) if value.is_integer() else value
-
-
-def _checked_slots(slots: Any) -> tuple[int, ...]:
-    if isinstance(slots, str) or not isinstance(slots, Sequence):
-        raise SpecError(f"Tie(slots={slots!r}): give the slot of each layer, such as [0, 0, 1, 1].")
-    Assignment.of(slots)  # says what is wrong with them
-    return tuple(int(slot) for slot in slots)

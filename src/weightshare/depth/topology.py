@@ -12,14 +12,16 @@ Source: Lin 2022, section 3 (mapping and distribution); orders other than sequen
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import math
 import random as python_random
 import re
+from typing import Any
 
 from weightshare.errors import SpecError
 from weightshare.parts import Part
+from weightshare.sharing import Assignment
 
 
 class Choice(Part):
@@ -176,3 +178,47 @@ def renumber(raw: Sequence[int]) -> list[int]:
     """
     numbers: dict[int, int] = {}
     return [numbers.setdefault(slot, len(numbers)) for slot in raw]
+
+
+def checked_slots(slots: Any) -> tuple[Any, ...]:
+    """One list of slots, or for several lists of blocks pairs of a path and its slots.
+
+    Args:
+        slots: A list of whole numbers, every one from 0 to the largest; or a mapping from paths to such lists, or its
+            pairs.
+
+    Returns:
+        The same as tuples.
+
+    Raises:
+        SpecError: If they are nothing of the kind.
+
+    Example:
+        >>> checked_slots([0, 1, 0]), checked_slots({"blocks": [0, 0]})
+        ((0, 1, 0), (('blocks', (0, 0)),))
+    """
+    pairs: Any = tuple(slots.items()) if isinstance(slots, Mapping) else slots
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        raise SpecError(f"Tie(slots={slots!r}): give the slot of each layer, such as [0, 0, 1, 1].")
+    if not any(isinstance(pair, Sequence) for pair in pairs):
+        Assignment.of(pairs)  # says what is wrong with them
+        return tuple(int(slot) for slot in pairs)
+    if not all(isinstance(pair, Sequence) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        raise SpecError(f"Tie(slots={slots!r}): give one list of slots, or a mapping from paths to lists of slots.")
+    listed = {path: checked_slots(row) for path, row in pairs}
+    if len(listed) != len(pairs) or any(isinstance(row[0], tuple) for row in listed.values()):
+        raise SpecError(f"Tie(slots={slots!r}): each path needs one list of slots, such as [0, 0, 1, 1].")
+    return tuple(listed.items())
+
+
+def listed_labels(listed: Mapping[str, Sequence[int]], before: str, indices: Sequence[int]) -> list[int]:
+    """The slots of some blocks of a list of blocks, by their indices, numbered anew.
+
+    Raises:
+        SpecError: If no slots are given for that list, or fewer than it has blocks.
+    """
+    if before not in listed:
+        raise SpecError(f"slots are given for {', '.join(map(repr, listed))}, not for the blocks of '{before}'")
+    if indices[-1] >= len(listed[before]):
+        raise SpecError(f"'{before}' is given {len(listed[before])} slots, and it has a block {indices[-1]}")
+    return renumber([listed[before][index] for index in indices])

@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from weightshare.depth.gram import widened
 from weightshare.errors import SpecError
 from weightshare.generating import Own
 from weightshare.parts import Part
@@ -108,10 +109,11 @@ class Scale(Transform):
             return
         for layer, (weight, base) in enumerate(zip(weights, bases, strict=True)):
             rows = weight.shape[0] if self.by == "channel" else 1
-            target, source = (tensor.double().reshape(rows, -1) for tensor in (weight, base))
+            target, source = (widened(tensor).reshape(rows, -1) for tensor in (weight, base))
             means = [rows_of.mean(1, keepdim=True) * self.shift for rows_of in (target, source)]
-            spread = ((source - means[1]) ** 2).sum(1, keepdim=True)
-            slope = ((target - means[0]) * (source - means[1])).sum(1, keepdim=True) / spread
+            centred = source - means[1]
+            spread = centred.abs().square().sum(1, keepdim=True)
+            slope = ((target - means[0]) * centred.conj()).sum(1, keepdim=True) / spread
             slope = torch.where(spread > 0, slope, torch.ones_like(slope))
             own.scale[layer] = slope.view(own.scale[layer].shape)
             if own.shift is not None:
@@ -167,7 +169,7 @@ class LoRA(Transform):
             nn.init.kaiming_uniform_(own.down, a=math.sqrt(5))
             return
         for layer, (weight, base) in enumerate(zip(weights, bases, strict=True)):
-            lost = (weight.double() - base.double()).flatten(1)
+            lost = (widened(weight) - widened(base)).flatten(1)
             left, sizes, right = torch.linalg.svd(lost, full_matrices=False)
             root = sizes[: self.rank].sqrt()
             own.up[layer] = left[:, : self.rank] * root

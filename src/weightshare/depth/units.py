@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 import torch
 from torch import Tensor, nn
 
+from weightshare.surgery.watch import first_tensor
+
 SAME = 1e-8
 """Outputs in float64 that differ by less, relative to their norm, are equal to rounding."""
 
@@ -284,6 +286,5 @@ def _first_output(twin: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor | No
         out = twin(*arguments)
     except Exception:  # whatever a network of the user's raises when it is given something else than it expects
         return None
-    out = next(iter(out.values()), None) if isinstance(out, dict) else out
-    out = out[0] if isinstance(out, tuple | list) and out else out
-    return out if isinstance(out, Tensor) and bool(out.isfinite().all()) else None
+    first = first_tensor(out)
+    return first if first is not None and bool(first.isfinite().all()) else None

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+HOLDER = "weightshare_banks"
+"""What a module is called that holds what derived tensors are made from."""
 SOURCES = "_weightshare_sources"
 DERIVED = "_weightshare_derived"
 
@@ -68,7 +70,7 @@ def _class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
     entries: dict[str, Any] = {name: _property(name) for name in names}
     entries[DERIVED] = names
     entries["__reduce_ex__"] = _reduce
-    entries["__module__"] = base.__module__
+    entries |= {"__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (base,), entries)
 
 

@@ -376,16 +376,16 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
     Raises:
         ShapeMismatch: Naming the first weight that differs from the first of the list.
     """
-    first = tensors[0]
-    for path, tensor in zip(paths, tensors, strict=True):
-        for what, got, holds in (
-            ("shape", tuple(tensor.shape), tuple(first.shape)),
-            ("dtype", tensor.dtype, first.dtype),
-            ("device", tensor.device, first.device),
-            ("requires_grad", tensor.requires_grad, first.requires_grad),
+    for path, tensor, first in zip(paths, tensors, [tensors[0]] * len(tensors), strict=True):
+        for what, got, holds, advice in (
+            ("shape", tuple(tensor.shape), tuple(first.shape), "Share within a stage, or leave it out of the pattern"),
+            ("dtype", tensor.dtype, first.dtype, "Convert the model to one dtype first, or leave it out"),
+            ("device", tensor.device, first.device, "Move them to one device first, or leave it out of the pattern"),
+            ("requires_grad", tensor.requires_grad, first.requires_grad, "Freeze all layers of a slot, or none"),
         ):
             if got != holds:
-                raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': got {what} {got}, the slot holds {holds}.")
+                said = f"got {what} {got}, the slot holds {holds}"
+                raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': {said}. {advice}.")
 
 
 @torch.no_grad()

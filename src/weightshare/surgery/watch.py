@@ -2,40 +2,47 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weightshare.errors import SpecError
+from weightshare.errors import NoMatch, SpecError
+from weightshare.surgery.sites import plain
+
+Layers = str | type[nn.Module] | Sequence[str]
+"""Which modules: globs on their paths, or a type."""
 
 
-def run(model: nn.Module, inputs: Any) -> Any:
+def run(model: nn.Module, inputs: Any, what: str = "the example input") -> Any:
     """The outputs of a model in evaluation mode, without gradients; its training flags are as before afterwards.
 
     Raises:
-        SpecError: If the model cannot run on the inputs.
+        SpecError: If the model cannot run on the inputs, which the message calls `what`.
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
-            return model(**inputs) if isinstance(inputs, Mapping) else model(*_arguments(inputs))
+            return model(**inputs) if isinstance(inputs, Mapping) else model(*_arguments(inputs, what))
     except Exception as error:  # whatever a network of the user's raises
-        raise SpecError(f"{type(model).__name__} cannot run on the example input: {error}") from error
+        pair = isinstance(inputs, tuple | list) and len(inputs) == 2
+        hint = " If this is a batch of inputs and labels, give the inputs alone." if pair else ""
+        raise SpecError(f"{type(model).__name__} cannot run on {what}: {error}{hint}") from error
     finally:
         for module in training:
             module.training = True
 
 
-def _arguments(inputs: Any) -> Sequence[Any]:
+def _arguments(inputs: Any, what: str) -> Sequence[Any]:
     if isinstance(inputs, Tensor):
         return (inputs,)
     if isinstance(inputs, Sequence):
         return inputs
     raise SpecError(
-        f"The example input is a {type(inputs).__name__}: need a tensor, a sequence of positional arguments or a "
-        "mapping of keyword arguments."
+        f"{what} is of type {type(inputs).__name__}: need a tensor, a sequence of positional arguments or a mapping of "
+        "keyword arguments."
     )
 
 
@@ -54,3 +61,32 @@ def watching(model: nn.Module, layers: Mapping[str, nn.Module], call: Callable[.
     finally:
         for handle in handles:
             handle.remove()
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """A tensor itself, or the first entry of what a layer takes or gives, if that is one."""
+    if isinstance(value, Mapping):
+        value = next(iter(value.values()), None)
+    elif isinstance(value, tuple | list):
+        value = value[0] if value else None
+    return value if isinstance(value, Tensor) else None
+
+
+def modules_at(model: nn.Module, where: Layers) -> dict[str, nn.Module]:
+    """The modules that globs on their paths match, or those of a type, in the order of the model.
+
+    Raises:
+        NoMatch: If a glob or the type matches none.
+    """
+    modules = {path: module for path, module in plain(model).named_modules() if path}
+    if isinstance(where, type):
+        found = {path: module for path, module in modules.items() if isinstance(module, where)}
+    else:
+        globs = [where] if isinstance(where, str) else list(where)
+        found = {path: one for path, one in modules.items() if any(fnmatchcase(path, glob) for glob in globs)}
+        idle = [glob for glob in globs if not any(fnmatchcase(path, glob) for path in modules)]
+        if idle:
+            raise NoMatch(f"{idle[0]!r} matches no module. There are: {', '.join(list(modules)[:8])}.")
+    if not found:
+        raise NoMatch(f"{where!r} matches no module of {type(model).__name__}.")
+    return found

@@ -7,66 +7,22 @@ import json
 import math
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from weightshare.depth import fuse as fusions
-from weightshare.depth import topology
-from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
 from weightshare.training.distil import Distil
 from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.regularise import Cluster, Regularise
+from weightshare.training.share import Share
 
-OrderName = Literal["sequential", "strided", "random"]
 PrecisionName = Literal["32-true", "bf16-mixed", "16-mixed"]
-SpreadName = Literal["uniform", "front", "middle", "back"]
-FusionName = Literal["first", "mean", "weighted_mean"]
 GradientName = Literal["sum", "mean"]
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["cosine", "step", "onecycle"]
 
 MILESTONES, FACTOR = (0.5, 0.75), 0.25
 """Of Pogodin 2021: the learning rate is divided by 4 after 100 and 150 of 200 epochs."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """One `Tie` and where it applies, by names.
-
-    Args:
-        rate: Share rate; or
-        slots: the slot of each layer.
-        order: `sequential`, `strided` or `random`.
-        order_seed: Seed of the random order.
-        spread: `uniform`, `front`, `middle` or `back`.
-        fuse: `first`, `mean` or `weighted_mean`.
-        weights: Of `weighted_mean`, one for each layer.
-        where: A glob, a list of globs and exclusions (`!*norm*`), or nothing for all that fits.
-    """
-
-    rate: float | None = None
-    slots: list[int] | None = None
-    order: OrderName = "sequential"
-    order_seed: int = 0
-    spread: SpreadName = "uniform"
-    fuse: FusionName = "first"
-    weights: list[float] | None = None
-    where: str | list[str] | None = None
-
-    @property
-    def spec(self) -> Tie:
-        """The spec that the names stand for.
-
-        Raises:
-            SpecError: If its values do not go together.
-        """
-        order = topology.random(self.order_seed) if self.order == "random" else getattr(topology, self.order)
-        if (self.weights is not None) != (self.fuse == "weighted_mean"):
-            raise ConfigError("share: weights go with fuse: weighted_mean, and it needs them.")
-        fusion = fusions.weighted_mean(self.weights) if self.weights is not None else getattr(fusions, self.fuse)
-        slots = None if self.slots is None else tuple(self.slots)
-        return Tie(self.rate, order, slots, fusion, getattr(topology, self.spread))
 
 
 @dataclass(frozen=True)
@@ -272,7 +228,7 @@ def strict(kind: type[T], data: Mapping[str, Any], at: str = "") -> T:
 def _value(hint: Any, value: Any, at: str) -> Any:
     """One value as its annotation wants it: exact kinds, but `3` is a float too, and so is YAML's text `1e-3`."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is UnionType:
+    if origin in (UnionType, Union):
         return _any_of(arguments, value, at)
     if origin is Literal:
         if value in arguments:

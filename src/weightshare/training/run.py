@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weightshare.analysis.page import run_page
 from weightshare.analysis.report import report
@@ -149,6 +149,10 @@ def _finish(
     return summary
 
 
+LOOKED_AT = 256
+"""Training images that a fusion which reads activations is shown."""
+
+
 def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silent) -> tuple[nn.Module, list[Plan]]:
     """The model of a configuration, on the CPU: built from its seed, started from `init`, made local, and shared.
 
@@ -166,9 +170,15 @@ def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silen
     plans = []
     for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)
-        made.apply_(model)
+        made.apply_(model, some_images(data) if share.spec.reads_batches else None)
         plans.append(made)
     return model, plans
+
+
+def some_images(data: Data) -> list[Tensor]:
+    """A few batches of training images, from all over the set, for a fusion that reads activations."""
+    rows = torch.linspace(0, len(data.train) - 1, min(LOOKED_AT, len(data.train))).long()
+    return [data.train.normalised(images) for images, _ in data.train.batches(rows.split(64))]
 
 
 def read_config(folder: str | Path) -> RunConfig:

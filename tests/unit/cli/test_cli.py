@@ -45,9 +45,17 @@ def test_all_of_a_tie_can_be_said_by_options(capsys, tmp_path):
     assert capsys.readouterr().err == ""
 
 
+def test_transforms_and_what_is_trained_through_can_be_said_by_options(capsys):
+    options = ["--rate", "2", "--fuse", "channel_weighted", "--through", "--lora", "3", "--where", "blocks.*.pointwise"]
+    assert call("plan", "convmixer:16/4/2/3", *options) == 0
+    assert "fuse=through(channel_weighted), own=LoRA(rank=3))" in capsys.readouterr().out
+    assert call("plan", "convmixer:16/4/2/3", *options, "--scale", "scalar") == 1
+    assert "lora and scale do not go together" in capsys.readouterr().err
+
+
 def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
     (tmp_path / "run.yaml").write_text(
-        "model: convmixer:16/4/2/3\nshare: [{rate: 2, where: blocks}]\ntrain: {epochs: 9}\n"
+        "model: convmixer:16/4/2/3\nshare: [{rate: 2, where: blocks.*.pointwise}]\ntrain: {epochs: 9}\n"
     )
     out = tmp_path / "run"
     assert (
@@ -66,6 +74,9 @@ def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
     assert f"{stored:,} stored numbers" in text
     assert f"{(tmp_path / 'small.safetensors').stat().st_size:,} bytes" in text
     assert "by folding: 0.0e+00" in text
+
+    assert call("suggest", str(out), "--budget", "0.9", "--where", "blocks.*.depthwise") == 0
+    assert "Tie(slots=(" in capsys.readouterr().out
 
 
 def test_options_change_what_they_name_and_leave_the_rest_of_the_file(capsys, tmp_path):

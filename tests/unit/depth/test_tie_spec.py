@@ -2,7 +2,8 @@
 
 import pytest
 
-from weightshare import SharingError, Tie, back, mean, random, strided, weighted_mean
+from weightshare import SharingError, Tie, mean, random, strided, weighted_mean
+from weightshare.depth.topology import back
 from weightshare.parts import Part
 
 

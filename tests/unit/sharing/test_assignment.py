@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from weightshare import Assignment, SharingError
+from weightshare import SharingError
+from weightshare.sharing import Assignment
 
 
 def test_slots_and_readers() -> None:

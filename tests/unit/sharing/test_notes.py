@@ -40,7 +40,7 @@ def test_a_shared_batch_norm_is_warned_of_once_and_in_the_plan() -> None:
         "'!blocks.*.depthwise_norm', '!blocks.*.pointwise_norm'",
     ):
         assert said in plan.notes[0]
-    assert f"\nWarning: {BATCH_NORM}" in str(plan)
+    assert f"\nNote: {BATCH_NORM}" in str(plan)
 
 
 def test_the_advice_helps() -> None:
@@ -107,7 +107,7 @@ def test_an_encoder_tied_to_a_decoder_is_shown_with_both_names() -> None:
     assert note.startswith("'0' and '1' hold lists of blocks themselves, as stages do, or an encoder and a decoder.")
     assert "ties '0.layers.0' with '1.layers.0'" in note
     assert "plan(model.get_submodule('0'), ...)" in note
-    assert f"\nWarning: {note}" in str(plan)
+    assert f"\nNote: {note}" in str(plan)
 
 
 def test_what_it_advises_shares_inside_each() -> None:

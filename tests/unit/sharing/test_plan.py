@@ -107,3 +107,11 @@ def test_lines_are_not_wider_than_a_page() -> None:
 def test_a_model_whose_tensors_are_empty_is_printed() -> None:
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(0, 3)) for _ in range(4)])
     assert "whole model" in str(ws.plan(model, ws.Tie(rate=2)))
+
+
+def test_planning_minds_no_default_device() -> None:
+    model, _ = chain()
+    plan = ws.plan(model, ws.Tie(rate=2))
+    with torch.device("meta"):
+        assert ws.plan(model, ws.Tie(rate=2)) == plan
+        assert ws.Plan.from_json(plan.to_json()) == plan

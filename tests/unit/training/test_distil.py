@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.support import bits
+from weightshare.cli import main
 from weightshare.depth.fuse import mean
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError, FileError, NoMatch, TrainingError
@@ -266,3 +267,14 @@ def test_configurations_that_are_wrong(given, said):
     with pytest.raises(ConfigError, match=said):
         strict(Recipe, {"distil": given})
     assert strict(Recipe, {"distil": None}).distil is None
+
+
+def test_the_command_line_puts_options_over_the_file(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: convmixer:8/4/2/3\ntrain: {distil: {teacher: lost.safetensors, logits: 0, hidden: 0.5}}\n")
+    out = tmp_path / "run"
+    for given, said in (("hidden=0", "nothing is learnt"), ("kind=mse", "There is no file 'lost.safetensors'")):
+        with pytest.raises(SystemExit):
+            main(["train", "--config", str(path), "--out", str(out), "--device", "cpu", "--distil", given])
+        assert said in capsys.readouterr().err
+    assert "kind: mse" in (out / "config.yaml").read_text()

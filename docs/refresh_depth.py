@@ -1,0 +1,60 @@
+"""Put the committed results into docs/depth.md: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+
+python docs/refresh_depth.py
+"""
+
+import json
+from pathlib import Path
+
+from weightshare._table import render
+from weightshare.experiments.results import filled as with_blocks
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "depth.md"
+RESULTS = ROOT / "results" / "lin2022"
+
+TABLES = {
+    "cifar": RESULTS / "cifar10" / "table.txt",
+    "noise": RESULTS / "cifar10" / "differences.txt",
+    "resnets": RESULTS / "resnets" / "table.txt",
+    "starts": RESULTS / "resnets-starts" / "table.txt",
+    "minilm": RESULTS / "minilm" / "table.txt",
+}
+"""Tables that the experiments write beside their results."""
+
+COSTS = {
+    "test_tied_over_untied": ("tied at rate 2", "untied", "1.02"),
+    "test_through_over_tied[mean]": ("through(mean)", "tied", "1.05"),
+    "test_through_over_tied[scalar]": ("through(scalar_weighted)", "tied", "1.05"),
+    "test_through_over_tied[channel]": ("through(channel_weighted)", "tied", "1.05"),
+    "test_transforms_over_tied[lora16]": ("LoRA(16)", "tied", ""),
+    "test_transforms_over_tied[channel-scale]": ('Scale("channel")', "tied", ""),
+    "test_serving_over_untied": ("fold, evaluation", "untied", "1.02"),
+    "test_once_a_pass_over_once_a_reader": ("made once a pass", "made by each reader", "below 1"),
+}
+
+
+def blocks() -> dict[str, str]:
+    """What belongs between the markers, by name."""
+    tables = {name: path.read_text(encoding="utf-8").rstrip() for name, path in TABLES.items()}
+    return {**tables, "costs": costs()}
+
+
+def costs() -> str:
+    """The ratios that benchmarks wrote."""
+    ratios = json.loads((ROOT / "results" / "benchmarks" / "depth.json").read_text())["ratios"]
+    columns = ("what", "over", "ratio", "at most", "seconds")
+    rows = [
+        (what, over, f"{ratios[name]['ratio']:.3g}", goal, f"{ratios[name]['ours_seconds']:.3g}")
+        for name, (what, over, goal) in COSTS.items()
+    ]
+    return render(columns, rows, numbers=("ratio", "at most", "seconds"))
+
+
+def filled(page: str) -> str:
+    """The page with every block as it should be."""
+    return with_blocks(page, blocks())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
