@@ -10,6 +10,8 @@ from torch.func import functional_call
 
 from tests.contract.banks import bank_keys, bank_path, generated, weights
 import weightshare as ws
+from weightshare.depth.transform import LoRA, Scale
+from weightshare.generating import Bank
 from weightshare.sharing import Spec
 
 
@@ -107,3 +109,34 @@ def check_close(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=f"{name}: {{}}".format)
+
+
+SPECS: dict[str, Callable[[], Spec]] = {
+    "mean": lambda: ws.Tie(rate=2, fuse=ws.through(ws.mean)),
+    "scalars": lambda: ws.Tie(rate=2, order=ws.strided, fuse=ws.through(ws.scalar_weighted)),
+    "channels": lambda: ws.Tie(rate=2, order=ws.random(3), fuse=ws.through(ws.channel_weighted)),
+    "low rank": lambda: ws.Tie(rate=2, fuse=ws.mean, own=LoRA(2)),
+    "scales": lambda: ws.Tie(rate=3, own=Scale("channel", shift=True)),
+    "both": lambda: ws.Tie(rate=2, fuse=ws.through(ws.scalar_weighted), own=LoRA(1)),
+}
+"""Five layers at rate 2: one slot has a single reader in most."""
+
+
+def batch(rows: int = 4) -> Tensor:
+    """Input of `Net`."""
+    return torch.randn(rows, 3, dtype=torch.float64)
+
+
+def banks(model: nn.Module) -> list[Bank]:
+    """Every bank of a model."""
+    return [module for module in model.modules() if isinstance(module, Bank)]
+
+
+def check_closed(model: nn.Module) -> None:
+    """No pass runs in any of them."""
+    assert [bank.at.running for bank in banks(model)] == [False] * len(banks(model)) != []
+
+
+def plainly(model: nn.Module, x: Tensor) -> None:
+    """One forward pass and its backward pass."""
+    loss(model(x)).backward()

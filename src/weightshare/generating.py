@@ -8,7 +8,8 @@ weight of every layer. Readers store nothing. When the weight is made decides wh
 2. Inside a pass a reader gets what was made. Weights made with and without gradients are kept apart, so a part of the
    model that runs under `no_grad`, or turns gradients on, gets its own.
 3. While a backward pass runs, a reader (activation checkpointing runs layers again) gets the last weights that were
-   made with gradients.
+   made with gradients, unless these have had their backward pass and a layer was called alone since. Reentrant
+   checkpointing frees what it went back through, so there a reader makes its own.
 4. Anywhere else, as when a layer is called alone, it makes its own weight, now.
 
 Nothing is kept by version counters or addresses, which a second micro-batch or a fused optimizer would break.
@@ -16,16 +17,19 @@ Nothing is kept by version counters or addresses, which a second micro-batch or 
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
+from itertools import count
 from typing import Any
+import weakref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from weightshare.errors import ModelChanged
 from weightshare.surgery import derived, edit
 
-BANKS = "weightshare_banks"
-"""What the module that holds a model's banks is called."""
+BANKS = derived.HOLDER
 HOOKS = "_weightshare_pass_"
 
 
@@ -37,6 +41,8 @@ class Pass:
         self.current = False
         """Whether `graded` was made in this pass, and not in an earlier one."""
         self.graded: Sequence[Tensor] | None = None
+        self.spent = False
+        """Whether a backward pass went through `graded`."""
         self.plain: Sequence[Tensor] | None = None
 
     def __reduce__(self) -> Any:
@@ -75,22 +81,25 @@ class Bank(nn.Module):
                 assert at.graded is not None
                 return at.graded[layer]
             if torch.is_grad_enabled():
-                at.graded, at.current = self._made(), True
+                self._make_graded()
                 return at.graded[layer]
             if at.plain is None:
                 at.plain = self._made()
             return at.plain[layer]
-        if at.graded is not None and not torch.compiler.is_compiling() and _in_backward():
+        if at.graded is not None and not torch.compiler.is_compiling() and _runs_again():
             return at.graded[layer]
+        if at.spent and torch.is_grad_enabled():
+            # From here on a backward pass that runs layers again is of this call, and no more of the pass before it.
+            at.graded, at.spent = None, False
         with torch.autocast(self._device, enabled=False):
             return self.make_one(layer)
 
     def open(self, model: nn.Module, arguments: Any) -> None:
         """Begin a forward pass of the model."""
         at = self.at
-        at.running, at.current, at.plain = True, torch.is_grad_enabled(), None
-        if at.current:
-            at.graded = self._made()
+        at.running, at.current, at.plain = True, False, None
+        if torch.is_grad_enabled():
+            self._make_graded()
         else:
             at.plain = self._made()
 
@@ -102,6 +111,14 @@ class Bank(nn.Module):
     def forward(self) -> Sequence[Tensor]:
         """The weight of every layer."""
         return self._made()
+
+    def _make_graded(self) -> None:
+        at = self.at
+        at.graded, at.current, at.spent = self._made(), True, False
+        if not torch.compiler.is_compiling():
+            spend = partial(_spend, weakref.ref(at))
+            for tensor in {id(tensor): tensor for tensor in at.graded if not tensor.is_leaf}.values():
+                tensor.register_hook(spend)
 
     def _made(self) -> Sequence[Tensor]:
         with torch.autocast(self._device, enabled=False):
@@ -154,8 +171,9 @@ def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: B
         edits.add_child(f"{parent}{BANKS}", nn.Module())
     holder = model.get_submodule(f"{parent}{BANKS}")
     stem = "_".join(part for part in name.split(".") if part != "*") or "weights"
-    names = [stem, *(f"{stem}_{number}" for number in range(2, len(holder._modules) + 2))]
-    bank.called = next(free for free in names if free not in holder._modules)
+    names = (stem if number == 1 else f"{stem}_{number}" for number in count(1))
+    # Free where the bank lies, and where its hooks do: the banks of a container lie apart.
+    bank.called = next(name for name in names if name not in holder._modules and f"{HOOKS}{name}" not in vars(model))
     edits.add_child(f"{parent}{BANKS}.{bank.called}", bank)
     edits.watch_forward(f"{HOOKS}{bank.called}", bank.open, bank.close)
 
@@ -199,5 +217,15 @@ def _opens(module: nn.Module, bank: Bank) -> bool:
     return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
 
 
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint tells it
+def _spend(at: "weakref.ref[Pass]", gradient: Tensor) -> None:
+    found = at()
+    if found is not None:
+        found.spent = True
+
+
+def _runs_again() -> bool:
+    """Whether a backward pass runs a layer again that went through the weights of the pass before."""
+    if torch._C._current_graph_task_id() == -1:  # as torch.utils.checkpoint tells it
+        return False
+    # Reentrant checkpointing goes back through a graph of its own at once, and frees it: no two layers may be in one.
+    return not isinstance(torch._C._current_autograd_node(), CheckpointFunction._backward_cls)

@@ -7,14 +7,14 @@ module; by them a report, a file or `retie_` knows what ought to be shared. Two 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
 from typing import Any, Self
 import warnings
 
-from torch import nn
+from torch import Tensor, nn
 
 from weightshare._table import render, run_text
 from weightshare._typing import Where
@@ -93,6 +93,11 @@ class Plan:
         if self.spec.reads_batches != (batches is not None):
             needs = "reads activations: give apply_ batches=..." if batches is None else "reads no batches: give none"
             raise SpecError(f"{self.spec!r} {needs}.")
+        if isinstance(batches, Tensor | Mapping | str) or not (batches is None or isinstance(batches, Iterable)):
+            raise SpecError(
+                f"batches={type(batches).__name__}: need a list of batches, or anything else that gives one after the "
+                "other, such as a data loader; batches=[x] for one."
+            )
         with edit.transaction(model) as edits:
             self.spec.share_groups_(edits, self.groups, batches)
             record(edits, "", self)

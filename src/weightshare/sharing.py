@@ -235,6 +235,11 @@ class Spec(Part):
         """Whether applying it needs batches that the model can run on."""
         return False
 
+    @property
+    def generates(self) -> bool:
+        """Whether layers read weights that are made in each forward pass, and hold none."""
+        return False
+
     def share_groups_(self, edits: edit.Transaction, groups: Sequence[Any], batches: Iterable[Any] | None) -> None:
         """Share every group of a plan."""
         for group in groups:

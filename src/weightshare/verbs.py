@@ -12,7 +12,9 @@ from torch import nn
 
 from weightshare import planning
 from weightshare._typing import Where
+from weightshare.depth.bank import Generated
 from weightshare.errors import ModelChanged
+from weightshare.generating import bank_of
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.space.convert import LocalPlan, plan_local
@@ -213,8 +215,12 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
 
 
 def refuse_untied(model: nn.Module) -> None:
-    """Raise `ModelChanged` if a tie that a plan made has come undone."""
+    """Raise `ModelChanged` if a tie that a plan made has come undone, or a layer reads its bank no more."""
     model = plain(model)
+    for at, applied in planning.applied_plans(model):
+        for group in applied.groups:
+            if isinstance(group, Generated):
+                bank_of(model, group.under(at).items)
     for owner, *others in planning.applied_ties(model):
         for other in others:
             if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):

@@ -18,8 +18,8 @@ class Kind(NamedTuple):
 
     Args:
         gradients: From the group, the shared model's state and the gradient of the dense weight, what the tensors that
-            are stored for it get, by name. Empty for ties, whose gradients are those of their readers, added up, and for
-            banks, which are in `banks`.
+            are stored for it get, by name. Empty for ties, whose gradients are those of their readers, added up, and
+            for banks: see there.
         slots: How many different items the group can hold at most.
         different: How many it reads in a model.
     """

@@ -17,6 +17,9 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     (r"`torch\.jit\.script_method` is deprecated", DeprecationWarning),
     # Torch's compiler makes an instance of every autograd function that it traces.
     (r"<class 'torch\.autograd\.function\.Function'> should not be instantiated", DeprecationWarning),
+    # Torch's compiler asks every tensor that a compiled function reads for it; hooks, which make weights, and forward
+    # methods are compiled apart.
+    (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
     # Ours, and right: the zoo shares batch norm on purpose.
     (r"Batch norm is shared", SharingWarning),
 )

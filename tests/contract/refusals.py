@@ -29,6 +29,15 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("clusters", "parameter_list", "*", NO_LAYER + r".*of a Linear or Conv layer, but of a ParameterList"),
     Refusal("clusters", "recurrent", "*", NO_LAYER + r".*recurrent layers keep a second list"),
     Refusal("clusters", "complex_weights", "*", NO_LAYER + r".*complex64, which have no means"),
+    # Layers that read a bank: recurrent ones cannot, and of the others none is tied to another.
+    Refusal("trained through", "recurrent", "*", r"^SpecError: .*LSTM reads its weights from a list of its own"),
+    Refusal("low rank of each layer", "recurrent", "*", r"^SpecError: .*LSTM reads its weights from a list of its own"),
+    Refusal("trained through", "*", "retie", r"^NothingTied"),
+    Refusal("trained through", "*", "owners_only", r"^NothingTied"),
+    Refusal("trained through", "*", "conflict", r"^NothingTied"),
+    Refusal("low rank of each layer", "*", "retie", r"^NothingTied"),
+    Refusal("low rank of each layer", "*", "owners_only", r"^NothingTied"),
+    Refusal("low rank of each layer", "*", "conflict", r"^NothingTied"),
     # Events of ties, of which this spec makes none.
     Refusal("clusters", "*", "retie", r"^NothingTied"),
     Refusal("clusters", "*", "owners_only", r"^NothingTied"),
@@ -37,12 +46,6 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank", "*", "retie", r"^NothingTied"),
     Refusal("low rank", "*", "owners_only", r"^NothingTied"),
     Refusal("low rank", "*", "conflict", r"^NothingTied"),
-    Refusal("trained through", "*", "retie", r"^NothingTied"),
-    Refusal("trained through", "*", "owners_only", r"^NothingTied"),
-    Refusal("trained through", "*", "conflict", r"^NothingTied"),
-    Refusal("low rank of each layer", "*", "retie", r"^NothingTied"),
-    Refusal("low rank of each layer", "*", "owners_only", r"^NothingTied"),
-    Refusal("low rank of each layer", "*", "conflict", r"^NothingTied"),
     # Local layers whose kernels differ are no convolution, whatever shares: classes of a lattice do differ.
     Refusal("*", "local_*", "fold", r"^ModelChanged: Kernels of \d local layers differ from their mean"),
     # Torch's own limits, which the module meets unshared as well.
@@ -53,8 +56,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("*", "complex_weights", "amp_*", r"^TorchRefuses: .*not implemented for 'ComplexFloat'"),
     Refusal("*", "*used_twice", "functional", r"^TorchRefuses: functional_call leaves its own numbers .*#86708"),
     # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.
-    Refusal("[!c]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
-    Refusal("[!c]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),
+    Refusal("[hrb]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
+    Refusal("[hrb]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),
 )
 
 

@@ -18,8 +18,9 @@ SPECS: dict[str, Callable[[], Spec]] = {
     "lattice": lambda: ws.Lattice(),
     "low rank": lambda: ws.LowRank(rank=2),
 }
-"""Neighbours that share; distant readers and fused numbers; slots of one reader beside shared ones; layers that a
-bank makes, of all that is fused or of a slot and a matrix of their own; and what is inside one weight: its scalars, classes of its positions, mixtures at its positions."""
+"""Neighbours that share; distant readers and fused numbers; slots of one reader beside shared ones; layers that a bank
+makes, of all that is fused, or of a slot and a matrix of their own; and what is inside one weight: its scalars, classes
+of its positions, mixtures at its positions."""
 
 OF_BANKS = ("trained through", "low rank of each layer")
 """Those whose layers store nothing, and read a bank."""

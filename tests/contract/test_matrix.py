@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from tests.contract import matrix, two_processes
 from tests.contract.matrix import Cell, Outcome, cells, problem, run, slow_cells
 from tests.contract.refusals import REFUSALS, declared
-from tests.contract.specs import OF_POSITIONS
+from tests.contract.specs import OF_BANKS, OF_POSITIONS
 import weightshare as ws
 from weightshare import planning
 from weightshare.decoding import mix
+from weightshare.depth.bank import LayerBank
 from weightshare.space import lattice, lowrank
 from weightshare.surgery import edit
 from weightshare.values import codebook
@@ -67,9 +68,9 @@ def test_every_event_passes_on_most_modules() -> None:
                 assert len(refused) <= most * len(mine), name
 
 
-INSIDE = {"clusters", *OF_POSITIONS}
+INSIDE = {"clusters", *OF_POSITIONS, *OF_BANKS}
 NOT_CLUSTERED = {"lazy", "parametrized", "parameter_list", "recurrent", "complex_weights"} | {
-    *("retie", "owners_only", "pickle"),
+    *("retie", "owners_only", "pickle", "conflict"),
 }
 PLAIN = Cell("halves", "chain", "apply")
 LAZY = Cell("halves", "lazy", "apply")
@@ -167,9 +168,26 @@ LOW_RANK_SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]
     "templates stay": STAY,
     "nothing is decoded": NOT_MADE,
 }
+
+
+def untrained(self: LayerBank, slot: int) -> Tensor:
+    """A slot that reaches its readers and gets no gradient from them."""
+    return HONEST_SLOT(self, slot).detach()
+
+
+HONEST_SLOT = LayerBank._slot
+BANK_SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
+    "slots are not trained": (LayerBank, "_slot", untrained, ("gradient",)),
+    "banks stay": (edit.Transaction, "drop_child", nothing, ("fold", "unshare")),
+}
 BROKEN = [("random thirds, mean", name, *row) for name, row in SABOTAGE.items()] + [
     (spec, name, *row)
-    for spec, rows in (("clusters", CLUSTER_SABOTAGE), ("lattice", LATTICE_SABOTAGE), ("low rank", LOW_RANK_SABOTAGE))
+    for spec, rows in (
+        ("clusters", CLUSTER_SABOTAGE),
+        ("lattice", LATTICE_SABOTAGE),
+        ("low rank", LOW_RANK_SABOTAGE),
+        *((spec, BANK_SABOTAGE) for spec in OF_BANKS),
+    )
     for name, row in rows.items()
 ]
 

@@ -22,7 +22,7 @@ from tests.support import ROOT, bits
 import weightshare as ws
 
 RANKS = 2
-SECONDS = 150
+SECONDS = 240
 
 Found = dict[str, dict[str, Outcome]]
 """The outcome for each spec and module."""
@@ -108,7 +108,9 @@ def main(folder: str, rank: str) -> None:
     for spec, make_spec in SPECS.items():
         for module, make in modules(spec).items():
             found[spec][module] = asdict(attempt(ddp, Trial(make, make_spec())))
-            Path(folder, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+            part = Path(folder, f"{rank}.part")  # which is whole before it counts: this process may be ended any time
+            part.write_text(json.dumps(found), encoding="utf-8")
+            part.replace(Path(folder, f"{rank}.json"))
     dist.destroy_process_group()
 
 

@@ -128,6 +128,13 @@ def test_a_difference_and_its_error():
     assert f"+25.00 ± {100 * both:.2f}" in line
     assert f"+4.00 ± {100 * (0.25 / 400 + 0.46 * 0.54 / 400) ** 0.5:.2f}" in line
     assert line.endswith("yes, no")
+    random = result("resnet20-random", [0.6, 0.7], [0.4, 0.4])
+    of_random = 0.65 * 0.35 / 100 + 0.005 / 2
+    wide, narrow = (of_random + low**2) ** 0.5, (0.46 * 0.54 / 400 + 0.24 / 400) ** 0.5
+    assert table([], [fused, scratch, random]).splitlines()[-2:] == [
+        lin2022_resnets_results.CHECK,
+        f"resnet20: exact +5.00 ± {100 * wide:.2f}, JPEG -6.00 ± {100 * narrow:.2f}; counts: no, no",
+    ]
 
 
 def test_data_is_read_once(images):

@@ -13,6 +13,7 @@ from weightshare.errors import FileError
 from weightshare.generating import Bank, Own, bank_of, leave_bank_
 from weightshare.sharing import Assignment, Group
 from weightshare.surgery import edit
+from weightshare.surgery.compare import same_numbers
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,7 @@ class LayerBank(Bank):
         self.rows = {layer: row for row, layer in enumerate(sharing(assignment))}
         like = stored[0].detach()
         shape = None if fusion is None or not self.rows else fusion.learned(tuple(like.shape))
-        trained = stored[0].requires_grad
-        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape), trained)
+        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape))
         self.register_parameter("factors", learned)
 
     def make(self) -> Sequence[Tensor]:
@@ -170,15 +170,19 @@ def release_(edits: edit.Transaction, group: Generated, tied: bool) -> None:
     with torch.no_grad():
         weights = [weight.detach().clone() for weight in bank()]
     tensors: list[nn.Parameter] = []
+    written: list[nn.Parameter] = []
     for layer, (label, weight) in enumerate(zip(bank.labels, weights, strict=True)):
         leader = bank.readers[label][0]
         if tied and layer != leader:
             tensors.append(tensors[leader])
-        elif layer == leader or group.through:
-            stored = bank.stored[layer if group.through else label]
+            continue
+        stored = bank.stored[layer if group.through else label]
+        claimed = any(stored is other for other in written)  # by a layer of another slot: a later plan tied them
+        if (layer == leader or group.through) and not (claimed and not same_numbers(stored, weight)):
             edits.write(stored, weight)
             edits.forget_gradient(stored)
+            written.append(stored)
             tensors.append(stored)
         else:
-            tensors.append(edit.like_parameter(bank.stored[label], weight))
+            tensors.append(edit.like_parameter(stored, weight))
     leave_bank_(edits, group.items, tensors)

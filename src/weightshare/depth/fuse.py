@@ -29,7 +29,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 from jaxtyping import Num
 import torch
@@ -85,7 +85,10 @@ class Fusion(Choice):
         """Shape of what `through` learns for each layer that shares beside the tensors themselves, or nothing."""
         return None
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         """What calling it gives, as a function that gradients go through, for `through`.
 
         Args:
@@ -118,7 +121,10 @@ class Mean(Fusion):
         # Where all agree the mean is what they agree on, to the bit; a sum of r equal numbers over r need not be.
         return torch.where((wide == wide[0]).all(0), wide[0], wide.mean(0)).to(weights.dtype)
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         if factors is not None:
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
         total = weights[0]
@@ -155,7 +161,10 @@ class WeightedMean(Fusion):
         factors = torch.tensor([self.weights[layer] for layer in layers], dtype=wide.dtype, device=wide.device)
         return torch.tensordot(factors, wide, dims=1).div(len(layers)).to(weights.dtype)
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         if weights[0].ndim >= 2:
             weights = [weight * self.weights[layer] for layer, weight in zip(layers, weights, strict=True)]
         return Mean().mix(weights, layers, depth, None)
@@ -249,7 +258,10 @@ class Through(Fusion):
     def learned(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return self.fusion.learned(shape)
 
-    def mix(self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None) -> Tensor:
+    @no_type_check  # a checker of types that looks at random items, as in tests, cannot be compiled
+    def mix(
+        self, weights: Sequence[Tensor], layers: Sequence[int], depth: int, factors: Sequence[Tensor] | None
+    ) -> Tensor:
         return self.fusion.mix(weights, layers, depth, factors)
 
 

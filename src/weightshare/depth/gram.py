@@ -35,7 +35,7 @@ def grams(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dic
         group, times the size of the kernel. They are divided by the number of rows.
 
     Raises:
-        SpecError: If there is no batch, or the model cannot run on one.
+        SpecError: If there is no batch, the model cannot run on one, or a layer's inputs are not finite.
 
     Source: the `G_i` of Jin 2022, equation 2.
 
@@ -65,6 +65,9 @@ def grams(model: nn.Module, paths: Sequence[str], batches: Iterable[Any]) -> dic
             ran += 1
     if not ran:
         raise SpecError("This fusion reads activations: give batches with at least one batch.")
+    for path, total in sums.items():
+        if not total.isfinite().all():
+            raise SpecError(f"The inputs of '{path}' are not all finite on these batches: give others.")
     return {path: total / counts[path] for path, total in sums.items()}
 
 

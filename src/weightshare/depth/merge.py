@@ -12,7 +12,7 @@ while clusters are tried.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from jaxtyping import Float
 import torch
@@ -103,7 +103,7 @@ def cost(lists: Sequence[BlockList], clusters: Clustering) -> float:
     return sum(one.cost(clusters[one.path]) for one in lists)
 
 
-def agglomerate(lists: Sequence[BlockList], most: int) -> dict[str, list[Cluster]]:
+def agglomerate(lists: Sequence[BlockList], most: int, runs: bool = False) -> dict[str, list[Cluster]]:
     """Merge the two slots that cost least for each number that it saves, until no more than `most` numbers are stored.
 
     Then blocks are moved from one slot to another, one at a time, as long as that lowers the cost and stores no more
@@ -112,6 +112,7 @@ def agglomerate(lists: Sequence[BlockList], most: int) -> dict[str, list[Cluster
     Args:
         lists: All lists of blocks.
         most: What they may store together; at least what they store with one slot for each role.
+        runs: Whether only neighbours merge, so that every slot is read by a run of blocks, and none is moved.
 
     Returns:
         The clusters of each list, by its path.
@@ -121,7 +122,8 @@ def agglomerate(lists: Sequence[BlockList], most: int) -> dict[str, list[Cluster
     while stored(lists, found) > most:
         best: tuple[float, str, Cluster, Cluster] | None = None
         for one in lists:
-            for left, right in combinations(found[one.path], 2):
+            ordered = sorted(found[one.path], key=min)
+            for left, right in pairwise(ordered) if runs else combinations(ordered, 2):
                 key = (one.path, left, right)
                 if key not in prices:
                     prices[key] = _price(one, left, right)
@@ -131,7 +133,7 @@ def agglomerate(lists: Sequence[BlockList], most: int) -> dict[str, list[Cluster
         assert best is not None, "the limit is below what can be reached"
         _, path, left, right = best
         found[path] = [cluster for cluster in found[path] if cluster not in (left, right)] + [left | right]
-    while (moved := _moved(lists, found, most)) is not None:
+    while not runs and (moved := _moved(lists, found, most)) is not None:
         found = moved
     return found
 

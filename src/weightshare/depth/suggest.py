@@ -28,7 +28,7 @@ from weightshare.depth.tie import Tie
 from weightshare.depth.topology import renumber, sequential
 from weightshare.errors import SharingWarning, SpecError
 from weightshare.planning import Plan, make_plan
-from weightshare.sharing import Group
+from weightshare.sharing import Group, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
 from weightshare.surgery.sites import plain, sites
@@ -55,9 +55,10 @@ def suggest(
     what has no such inputs (biases, norms) it is `‖W̄ - W_i‖²` relative to the mean of `‖W‖²`; without batches it is
     that for all, and `β_i = 1`.
 
-    The result is compared with sequential sharing, at as many slots in each list of blocks and at the least uniform
-    rate that fits the budget: with batches by how much the model's outputs change once each is fused, without by the
-    cost. The best is returned, and `plan.notes` say how they compare, or that sequential sharing is better.
+    The same is done for neighbours alone, and with batches also by the weights alone. All are compared with sequential
+    sharing, at as many slots in each list of blocks and at the least uniform rate that fits the budget: with batches by
+    how much the model's outputs change once each is fused, without by the cost. The best is returned, and `plan.notes`
+    say how they compare, or that sequential sharing is better.
 
     Args:
         model: Any model with repeated blocks. It is not changed.
@@ -97,10 +98,9 @@ def suggest(
     held = None if batches is None else list(batches)
     if held is not None and not held:
         raise SpecError("suggest was given no batch: give some, or batches=None to decide by the weights.")
-    lists = _lists(model, unshared.groups, held)
+    lists = _lists(model, unshared.groups, *((None, None) if held is None else _measured(model, unshared.groups, held)))
     outside = unshared.stored_before - sum(group.stored_before for group in unshared.groups)
-    ours = merge.agglomerate(lists, most - outside)
-    candidates = {"suggested": ours, **_sequential(lists, ours, most - outside)}
+    candidates = _candidates(model, unshared.groups, lists, most - outside, measured=held is not None)
     plans = {name: _plan(model, unshared.groups, lists, found, fuse, where) for name, found in candidates.items()}
     if held is None:
         errors = {name: _relative(lists, found) for name, found in candidates.items()}
@@ -133,13 +133,22 @@ def _limit(budget: float, unshared: Plan) -> int:
     return most
 
 
-def _lists(model: nn.Module, groups: Sequence[Group], batches: Sequence[Any] | None) -> list[BlockList]:
+def _measured(
+    model: nn.Module, groups: Sequence[Group], batches: Sequence[Any]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The Gram matrices of the inputs of layers, by the path of the weight, and the influence of blocks, by path."""
+    return grams(model, [path for group in groups for path in group.items], batches), block_influence(model, batches)
+
+
+def _lists(
+    model: nn.Module,
+    groups: Sequence[Group],
+    known: Mapping[str, Tensor] | None = None,
+    influence: Mapping[str, float] | None = None,
+) -> list[BlockList]:
     """The lists of blocks, and for each role what merging its layers would cost."""
     found = places(sites(model))
-    known, influence = {}, {}
-    if batches is not None:
-        known = grams(model, [path for group in groups for path in group.items], batches)
-        influence = block_influence(model, batches)
+    known, influence = known or {}, influence or {}
     by_list = defaultdict[str, list[tuple[Group, list[int]]]](list)
     for group in groups:
         at = [place for place in (found[path] for path in group.items) if isinstance(place, Place)]
@@ -167,21 +176,41 @@ def _products(model: nn.Module, group: Group, known: Mapping[str, Tensor]) -> Fl
     tensors = [edit.parameter_at(model, path).detach() for path in group.items]
     if any(tensor.is_meta for tensor in tensors):
         raise SpecError(f"'{group.items[0]}' is on the meta device and has no numbers: load the model first.")
-    wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    weights = torch.stack([tensor.to(wide) for tensor in tensors])
+    weights = torch.stack([tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors])
+    squares = weights.flatten(1).square().sum(1).double().cpu()
+    # No cost depends on what all weights have in common, and without it fewer digits cancel.
+    centred = weights - weights.mean(0)
     layers = len(tensors)
     if not all(path in known for path in group.items):
-        flat = weights.flatten(1)
-        inner = (flat @ flat.T).cpu().double()
-        mean_square = inner.diagonal().mean()
-        return (inner / mean_square if mean_square > 0 else inner).expand(layers, layers, layers)
+        flat = centred.flatten(1).cpu().double()
+        return (flat @ flat.T / (squares.mean() or 1.0)).expand(layers, layers, layers)
     rows = []
     for layer, path in enumerate(group.items):
-        gram = known[path].to(wide)  # (groups, in, in)
-        matrices = weights.unflatten(1, (len(gram), -1)).flatten(3)  # (layers, groups, out, in)
-        inner = ((matrices @ gram).flatten(1) @ matrices.flatten(1).T).cpu().double()
-        rows.append(inner / inner[layer, layer] if inner[layer, layer] > 0 else torch.zeros_like(inner))
+        gram = known[path].to(weights.dtype)  # (groups, in, in)
+        off = centred.unflatten(1, (len(gram), -1)).flatten(3)  # (layers, groups, out, in)
+        inner = ((off @ gram).flatten(1) @ off.flatten(1).T).cpu().double()
+        own = weights[layer].unflatten(0, (len(gram), -1)).flatten(2)
+        energy = ((own @ gram) * own).sum().item()
+        rows.append(inner / energy if energy > 0 else torch.zeros_like(inner))
     return torch.stack(rows)
+
+
+def _candidates(
+    model: nn.Module, groups: Sequence[Group], lists: Sequence[BlockList], most: int, measured: bool
+) -> dict[str, Clustering]:
+    """What is compared, by name: the suggestions first, then sequential sharing."""
+    found: dict[str, Clustering] = {"suggested sharing": merge.agglomerate(lists, most)}
+    others: dict[str, Clustering] = {"suggested sharing of neighbours": merge.agglomerate(lists, most, runs=True)}
+    if measured:
+        others["suggested sharing by the weights alone"] = merge.agglomerate(_lists(model, groups), most)
+    for name, clusters in others.items():
+        if not any(_same(clusters, other) for other in found.values()):
+            found[name] = clusters
+    return {**found, **_sequential(lists, found["suggested sharing"], most)}
+
+
+def _same(one: Clustering, other: Clustering) -> bool:
+    return all(set(one[path]) == set(other[path]) for path in one)
 
 
 def _sequential(lists: Sequence[BlockList], ours: Clustering, most: int) -> dict[str, Clustering]:
@@ -195,7 +224,7 @@ def _sequential(lists: Sequence[BlockList], ours: Clustering, most: int) -> dict
     rates = sorted({depth / slots for depth in depths.values() for slots in range(1, depth + 1)})
     uniform = (at({path: -int(-depth // rate + 1e-9) or 1 for path, depth in depths.items()}) for rate in rates)
     fitting = next((clusters for clusters in uniform if merge.stored(lists, clusters) <= most), None)
-    if fitting is not None and fitting not in found.values():
+    if fitting is not None and not any(_same(fitting, other) for other in found.values()):
         found["sequential sharing at one rate"] = fitting
     return {name: clusters for name, clusters in found.items() if merge.stored(lists, clusters) <= most}
 
@@ -225,10 +254,8 @@ def _plan(
 
 
 def _relative(lists: Sequence[BlockList], found: Clustering) -> float:
-    """Root of the cost, relative to what it were if every layer lost all that it has."""
-    whole = sum(
-        role.products[at, at, at].item() for one in lists for role in one.roles for at in range(len(role.members))
-    )
+    """Root of the cost without batches, relative to what it were if every layer lost all that it has."""
+    whole = sum(role.numbers * len(role.members) for one in lists for role in one.roles)
     return (merge.cost(lists, found) / whole) ** 0.5 if whole else 0.0
 
 
@@ -236,14 +263,18 @@ def _changes(model: nn.Module, plans: Mapping[str, Plan], batches: Sequence[Any]
     """`‖f'(x) - f(x)‖ / ‖f(x)‖` over all batches, for the model under each plan; it is put back after each."""
     before = _outputs(model, batches)
     size = sum(out.square().sum().item() for out in before)
-    changes = {}
+    changes: dict[str, float] = {}
+    tried: dict[Spec, float] = {}
     for name, plan in plans.items():
+        if plan.spec in tried:
+            changes[name] = tried[plan.spec]
+            continue
         with edit.transaction(model) as edits:
             plan.spec.share_groups_(edits, plan.groups, batches if plan.spec.reads_batches else None)
             after = _outputs(model, batches)
             edits.roll_back()
         off = sum((a - b).square().sum().item() for a, b in zip(after, before, strict=True))
-        changes[name] = (off / size) ** 0.5 if size else 0.0
+        changes[name] = tried[plan.spec] = (off / size) ** 0.5 if size else 0.0
     return changes
 
 
@@ -259,22 +290,22 @@ def _outputs(model: nn.Module, batches: Sequence[Any]) -> list[Tensor]:
 
 
 def _note(best: str, plans: Mapping[str, Plan], errors: Mapping[str, float], what: str) -> str:
-    """Which of the candidates was taken, and how the others compare."""
-    others = [name for name in plans if name != best]
-    said = [f"{_title(best)} {what.format(errors[best])}"]
-    for name in others:
-        slots = "; ".join(run_text(row, 16) for row in _rows(plans[name]))
-        said.append(f"{name} ({slots}), {plans[name].stored_after:,} numbers, by {errors[name]:.4g}")
-    text = f"{'; '.join(said)}."
-    if best != "suggested":
-        return f"{text} So it is what is planned: the suggestion does not beat it."
-    if others and min(errors[name] for name in others) == errors[best]:
-        return f"{text} Neither is better."
-    return text
-
-
-def _title(name: str) -> str:
-    return "This sharing" if name == "suggested" else name[0].upper() + name[1:]
+    """How the candidates compare, and whether the best one beats sequential sharing."""
+    said = [f"{best[0].upper()}{best[1:]} {what.format(errors[best])}"]
+    for name in plans:
+        if name != best:
+            slots = "; ".join(run_text(row, 16) for row in _rows(plans[name]))
+            said.append(f"{name} ({slots}; {plans[name].stored_after:,} numbers) by {errors[name]:.4g}")
+    rivals = [errors[name] for name in plans if name.startswith("sequential")]
+    if best.startswith("sequential"):
+        end = "It is what is planned: no suggestion beats it."
+    elif not rivals:
+        end = "No sequential sharing of this kind fits the budget."
+    elif errors[best] >= min(rivals):
+        end = "The suggestion is no better than sequential sharing."
+    else:
+        end = f"That is {1 - errors[best] / min(rivals):.0%} less than by sequential sharing."
+    return f"{', '.join(said)}. {end}"
 
 
 def _rows(plan: Plan) -> list[tuple[int, ...]]:

@@ -110,6 +110,11 @@ class Tie(Spec):
         return Group if self.own is None and not isinstance(self.fuse, Through) else Generated
 
     @property
+    def generates(self) -> bool:
+        """Whether it has a transform, or a fusion that is trained through."""
+        return self.kind is Generated
+
+    @property
     def reads_batches(self) -> bool:
         """Whether the fusion does."""
         return self.fuse.reads_batches
@@ -270,11 +275,14 @@ class Tie(Spec):
             self.own.fit(bank.own, [before[at] for at in bank.rows], [values[labels[at]] for at in bank.rows])
 
     def _bank_(self, edits: edit.Transaction, group: Generated, tensors: Sequence[nn.Parameter]) -> LayerBank:
+        planned = {"through": group.through, "own": group.own, "dense": group.dense}
+        meant = self._of_bank(group.shape, group.assignment)
+        if planned != meant:
+            raise SpecError(f"The plan says {planned} of '{group.name}', {self!r} gives {meant}: plan again.")
         stored = tensors if group.through else [tensors[readers[0]] for readers in group.assignment.readers]
         own = None
         if self.own is not None and group.dense:
             own = self.own.blank(len(sharing(group.assignment)), tensors[0].detach())
-            own.requires_grad_(tensors[0].requires_grad)
         fusion = self.fuse if isinstance(self.fuse, Through) else None
         bank = LayerBank(stored, group.assignment, fusion, own)
         read_bank_(edits, group.name, group.items, bank)
@@ -316,12 +324,16 @@ class Tie(Spec):
                 f"{type(site.holder).__name__} reads its weights from a list of its own, which generated ones never "
                 "reach: tie it without a transform, and with a fusion that is not trained through"
             )
+        return Generated(*plain, **self._of_bank(site.shape, assignment))
+
+    def _of_bank(self, shape: tuple[int, ...], assignment: Assignment) -> dict[str, Any]:
+        """What a generated group says beside what every group does."""
         members = len(sharing(assignment))
-        fits = self.own is not None and bool(members) and self.own.fits(site.shape)
-        own = members * self.own.numbers(site.shape) if self.own is not None and fits else 0
-        learned = self.fuse.learned(site.shape) if isinstance(self.fuse, Through) else None
+        fits = self.own is not None and bool(members) and self.own.fits(shape)
+        own = members * self.own.numbers(shape) if self.own is not None and fits else 0
+        learned = self.fuse.learned(shape) if isinstance(self.fuse, Through) else None
         own += 0 if learned is None else members * prod(learned)
-        return Generated(*plain, through=isinstance(self.fuse, Through), own=own, dense=fits)
+        return {"through": isinstance(self.fuse, Through), "own": own, "dense": fits}
 
     def _refuse_mixed(self, roles: Sequence[Sequence[tuple[Place, Site]]]) -> None:
         """One list of slots that is as long as several groups of one role together would tie what cannot be tied."""

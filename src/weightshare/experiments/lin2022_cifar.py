@@ -17,8 +17,9 @@ from pathlib import Path
 
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
-from weightshare.training.recipe import FusionName, OrderName, Recipe, RunConfig, Share
+from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.run import MODEL
+from weightshare.training.share import FusionName, OrderName, Share
 
 PAPER, TABLE = "lin2022", "cifar10"
 NETWORK, WHERE = "convmixer:64/8/4/3", "blocks.*.pointwise"

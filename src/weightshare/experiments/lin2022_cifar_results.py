@@ -34,7 +34,8 @@ TESTED = "tested.json"
 NOTES = (
     "See experiments.lin2022_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
     "numbers are of the whole network. Seconds are of one core that did other things too, those of the row that this "
-    "one starts from included. Trained from a copy of the tree, so the commit is not recorded."
+    "one starts from included. The configuration is that of the first seed: each run has its own in prepare.seed and "
+    "order_seed. Trained from a copy of the tree, so the commit is not recorded."
 )
 COLUMNS = ("row", "noise", "test (%)", "seeds", "training (%)", "epochs", "stored", "paper (%)", "minutes")
 PAIRS = (

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from weightshare.errors import ConfigError
 from weightshare.training.data import Augment, Prepare
-from weightshare.training.recipe import FusionName, OrderName, Recipe, RunConfig, Share
+from weightshare.training.recipe import Recipe, RunConfig
+from weightshare.training.share import FusionName, OrderName, Share
 
 EPOCHS = {"1536/20/7/3": 150, "768/32/14/3": 300, "512/16/14/9": 300}
 PUBLISHED = {"1536/20/7/3": 78.03, "768/32/14/3": 75.71, "512/16/14/9": 67.48}

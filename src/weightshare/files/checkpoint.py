@@ -95,8 +95,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     tensors = _as_in_memory(str(path), held, plans)
     sources = {**{name: name for name in tensors}, **held.aliases}
     with edit.transaction(model) as edits:
-        _decode(str(path), edits, plans, held)
-        _place(str(path), edits, plans)
+        for one in plans:  # in the order of applying: a later plan may share what an earlier one stores
+            _decode(str(path), edits, [one], held)
+            _place(str(path), edits, [one])
         _expect(str(path), tensors, sources, _state(model))
         _expect_items(str(path), model, plans)
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -126,7 +127,8 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
         Every name with its tensor, on the CPU; aliases give the same tensor object as their owner.
 
     Raises:
-        FileError: If the file is cut, damaged or no safetensors file.
+        FileError: If the file is cut, damaged or no safetensors file, or if it holds a model whose weights are generated
+            (transforms, fusions that are trained through): fold such a model first.
 
     Example:
         >>> import tempfile
@@ -137,6 +139,12 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
         ['bias', 'weight']
     """
     held = archive.read_any(path)
+    for _, plan in _plans(str(path), held.content.get("plans", [])):
+        if plan.spec.generates:
+            raise FileError(
+                f"'{path}' stores what its plan makes weights from in each forward pass ({plan.spec!r}), not the weights. "
+                "Load it into the model with weightshare.load, fold that, and save the fold."
+            )
     return {**held.tensors, **{alias: held.tensors[owner] for alias, owner in held.aliases.items()}}
 
 

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from weightshare.surgery.derived import HOLDER
 from weightshare.surgery.sites import Site
 
 
@@ -126,10 +127,13 @@ def join(*parts: str) -> str:
 
 
 def numbered(path: str) -> list[tuple[str, int, str]]:
-    """Every `(before, index, after)` reading of a path, outermost index first."""
+    """Every `(before, index, after)` reading of a path, outermost index first.
+
+    What derived tensors are made from is no part of a block, even where it lies in one, as it does in a container.
+    """
     parts = path.split(".")
     return [
         (".".join(parts[:at]), int(part), ".".join(parts[at + 1 :]))
         for at, part in enumerate(parts)
-        if part.isdecimal()
+        if part.isdecimal() and HOLDER not in parts[at + 1 :]
     ]

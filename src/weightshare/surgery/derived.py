@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+HOLDER = "weightshare_banks"
+"""What a module is called that holds what derived tensors are made from."""
 SOURCES = "_weightshare_sources"
 DERIVED = "_weightshare_derived"
 

@@ -46,6 +46,7 @@ def convnext() -> tuple[nn.Module, Tensor]:
 
 
 def bert() -> tuple[nn.Module, Tensor]:
+    import_timm()  # where torchvision is a CUDA build and torch is not, transformers needs what this declares
     from transformers import BertConfig, BertModel
 
     sizes = {"hidden_size": 15, "num_hidden_layers": 4, "num_attention_heads": 5, "intermediate_size": 7}
