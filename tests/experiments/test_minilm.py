@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from scipy.stats import spearmanr
 import torch
 
 from weightshare.depth import fuse
@@ -121,6 +122,10 @@ def test_agreement_is_cosine_and_rank_correlation():
     cosines, ranks = agreement(ours, turned)
     torch.testing.assert_close(cosines, (ours * turned).sum(1))
     assert ranks == pytest.approx(1.0)  # all similarities are as they were
+    mixed = torch.nn.functional.normalize(ours + 0.5 * turned, dim=1)
+    _, ranks = agreement(ours, mixed)
+    pairs = [[(made @ made.T)[i, j] for i in range(7) for j in range(i)] for made in (ours, mixed)]
+    assert ranks == pytest.approx(spearmanr(*pairs).statistic)
 
 
 def test_rows_tie_all_but_norms_and_store_what_they_say(teacher):
