@@ -173,7 +173,9 @@ class LoRA(Transform):
             left, sizes, right = torch.linalg.svd(lost, full_matrices=False)
             root = sizes[: self.rank].sqrt()
             own.up[layer] = left[:, : self.rank] * root
-            own.down[layer] = root[:, None] * right[: self.rank]
+            # Where nothing was lost, as by the first reader of `first`, B is 0; were A, too, neither had a gradient.
+            beside = torch.where(root > 0, root, right.shape[1] ** -0.5)
+            own.down[layer] = beside[:, None] * right[: self.rank]
 
 
 class Scaled(Own):

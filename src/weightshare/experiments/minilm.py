@@ -75,6 +75,8 @@ ROWS: dict[str, Row] = {
     "rate2-lora8": Row(2, rank=8),
     "rate2-first": Row(2, fusions.first),
     "rate3-first": Row(3, fusions.first),
+    "rate3-first-lora": Row(3, fusions.first, filled_to=2),
+    "rate6-first-lora": Row(6, fusions.first, filled_to=3),
 }
 """What is distilled, by name."""
 
@@ -84,7 +86,12 @@ STARTS: dict[str, Row] = ROWS | {
 }
 """What is measured before distillation: also another order, which takes no time."""
 
-EQUAL = {"rate3-lora": "rate2-mean", "rate6-lora": "rate3-mean"}
+EQUAL = {
+    "rate3-lora": "rate2-mean",
+    "rate6-lora": "rate3-mean",
+    "rate3-first-lora": "rate2-first",
+    "rate6-first-lora": "rate3-first",
+}
 """Rows that store as much as another one (at most, and nearly): low rank against plain tying."""
 
 

@@ -60,6 +60,18 @@ def test_full_rank_loses_nothing() -> None:
     torch.testing.assert_close(ws.fold(model)(x), wanted)
 
 
+def test_a_layer_that_lost_nothing_can_still_learn() -> None:
+    """`B = 0` and `A = 0` would have no gradient, ever: the first reader of `first` has such a residual."""
+    model = Net(4).double()
+    before = model.get_parameter("blocks.0.fc1.weight").detach().clone()
+    ws.share_(model, ws.Tie(rate=2, fuse=ws.first, own=LoRA(2)), WHERE)
+    assert torch.equal(read(model, ["blocks.0.fc1.weight"])[0], before)
+    model(torch.randn(3, 3, dtype=torch.float64)).square().sum().backward()
+    [up] = [tensor for name, tensor in model.named_parameters() if name.endswith("own.up")]
+    assert up.grad is not None
+    assert (up.grad.flatten(1).norm(dim=1) > 0).tolist() == [True] * 4
+
+
 def test_low_rank_of_a_kernel_is_that_of_its_matrix() -> None:
     model = nn.Sequential(*(nn.Conv2d(6, 6, (3, 5), groups=2, padding="same", bias=False) for _ in range(2))).double()
     before, means, found, plan = shared(ws.Tie(rate=2, fuse=ws.mean, own=LoRA(2)), model, "*.weight")
