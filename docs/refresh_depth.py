@@ -3,13 +3,11 @@
 python docs/refresh_depth.py
 """
 
-import json
 from pathlib import Path
 
-from weightshare._table import render
 from weightshare.experiments.lin2022_cifar import ROWS
 from weightshare.experiments.lin2022_cifar_results import differences, table
-from weightshare.experiments.results import Result
+from weightshare.experiments.results import Result, costs
 from weightshare.experiments.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,18 +38,12 @@ def blocks() -> dict[str, str]:
     tables = {name: path.read_text(encoding="utf-8").rstrip() for name, path in TABLES.items()}
     folder = RESULTS / "cifar10"
     mixers = [Result.read(folder / f"{row}.json") for row in ROWS if (folder / f"{row}.json").is_file()]
-    return {**tables, "cifar": table(mixers), "differences": differences(mixers), "costs": costs()}
-
-
-def costs() -> str:
-    """The ratios that benchmarks wrote."""
-    ratios = json.loads((ROOT / "results" / "benchmarks" / "depth.json").read_text())["ratios"]
-    columns = ("what", "over", "ratio", "at most", "seconds")
-    rows = [
-        (what, over, f"{ratios[name]['ratio']:.3g}", goal, f"{ratios[name]['ours_seconds']:.3g}")
-        for name, (what, over, goal) in COSTS.items()
-    ]
-    return render(columns, rows, numbers=("ratio", "at most", "seconds"))
+    return {
+        **tables,
+        "cifar": table(mixers),
+        "differences": differences(mixers),
+        "costs": costs(ROOT / "results" / "benchmarks" / "depth.json", COSTS),
+    }
 
 
 def filled(page: str) -> str:

@@ -3,11 +3,10 @@
 python docs/refresh_values.py
 """
 
-import json
 from pathlib import Path
 
 from weightshare._table import render
-from weightshare.experiments.results import Result
+from weightshare.experiments.results import Result, costs
 from weightshare.experiments.results import filled as with_blocks
 from weightshare.experiments.torus import PAPER, RETRAINED, ROWS, SWEEP, SWEEP_TABLE, TABLE
 from weightshare.experiments.torus_results import table
@@ -55,7 +54,7 @@ def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
     return {
         "regression": regression(),
-        "costs": costs(),
+        "costs": costs(ROOT / "results" / "benchmarks" / "values.json", COSTS),
         "torus": _results(TABLE, [*ROWS, *RETRAINED]),
         "sweep": _results(SWEEP_TABLE, list(SWEEP)),
     }
@@ -73,18 +72,6 @@ def regression() -> str:
         ]
         rows.append((name, *cells[0], *cells[1]))
     return render(columns, rows, numbers=columns[1:])
-
-
-def costs() -> str:
-    """The ratios that benchmarks wrote."""
-    ratios = json.loads((ROOT / "results" / "benchmarks" / "values.json").read_text())["ratios"]
-    columns = ("what", "over", "ratio", "goal", "seconds")
-    rows = [
-        (what, over, f"{ratios[name]['ratio']:.3g}", goal, f"{ratios[name]['ours_seconds']:.3g}")
-        for name, (what, over, goal) in COSTS.items()
-        if name in ratios
-    ]
-    return render(columns, rows, numbers=("ratio", "seconds"))
 
 
 def filled(page: str) -> str:

@@ -8,6 +8,7 @@ import re
 import statistics
 from typing import TYPE_CHECKING, Any, Self
 
+from weightshare._table import render
 from weightshare.errors import ConfigError, FileError
 from weightshare.files.atomic import replacing, write_json
 
@@ -122,3 +123,19 @@ def filled(page: str, blocks: Mapping[str, str]) -> str:
         if count != 1:
             raise ConfigError(f"The page has {count} places for {name!r}, need one.")
     return page
+
+
+def costs(path: str | Path, rows: Mapping[str, tuple[str, str, str]]) -> str:
+    """A table of what benchmarks wrote to a file.
+
+    Args:
+        path: Of the JSON file.
+        rows: By the name of a benchmark what was measured, over what, and the ratio that it should have.
+    """
+    ratios = json.loads(Path(path).read_text(encoding="utf-8"))["ratios"]
+    found = [
+        (what, over, f"{ratios[name]['ratio']:.3g}", goal, f"{ratios[name]['ours_seconds']:.3g}")
+        for name, (what, over, goal) in rows.items()
+        if name in ratios
+    ]
+    return render(("what", "over", "ratio", "goal", "seconds"), found, numbers=("ratio", "seconds"))
