@@ -20,8 +20,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.train
 demo: $(VENV)/.train  ## The main job on real digits: share, train, fold, save, and a page to look at
 	$(BIN)/weightshare demo
 
+# One thread in each process: more of them than cores only wait for each other.
 test: $(VENV)/.dev  ## The tests but for the slow ones
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## All tests
 	$(BIN)/python -m pytest -m 'slow or not slow'

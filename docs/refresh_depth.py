@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 
 from weightshare._table import render
+from weightshare.experiments.lin2022_cifar import ROWS
+from weightshare.experiments.lin2022_cifar_results import differences, table
+from weightshare.experiments.results import Result
 from weightshare.experiments.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,11 +17,9 @@ PAGE = ROOT / "docs" / "depth.md"
 RESULTS = ROOT / "results" / "lin2022"
 
 TABLES = {
-    "cifar": RESULTS / "cifar10" / "table.txt",
-    "noise": RESULTS / "cifar10" / "differences.txt",
+    "minilm": ROOT / "results" / "beyond" / "minilm" / "table.txt",
     "resnets": RESULTS / "resnets" / "table.txt",
-    "starts": RESULTS / "resnets-starts" / "table.txt",
-    "minilm": RESULTS / "minilm" / "table.txt",
+    "fusions": RESULTS / "resnets" / "fusions.txt",
 }
 """Tables that the experiments write beside their results."""
 
@@ -37,7 +38,9 @@ COSTS = {
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
     tables = {name: path.read_text(encoding="utf-8").rstrip() for name, path in TABLES.items()}
-    return {**tables, "costs": costs()}
+    folder = RESULTS / "cifar10"
+    mixers = [Result.read(folder / f"{row}.json") for row in ROWS if (folder / f"{row}.json").is_file()]
+    return {**tables, "cifar": table(mixers), "differences": differences(mixers), "costs": costs()}
 
 
 def costs() -> str:

@@ -81,8 +81,7 @@ class Bank(nn.Module):
                 assert at.graded is not None
                 return at.graded[layer]
             if torch.is_grad_enabled():
-                self._make_graded()
-                return at.graded[layer]
+                return self._make_graded()[layer]
             if at.plain is None:
                 at.plain = self._made()
             return at.plain[layer]
@@ -112,13 +111,14 @@ class Bank(nn.Module):
         """The weight of every layer."""
         return self._made()
 
-    def _make_graded(self) -> None:
-        at = self.at
-        at.graded, at.current, at.spent = self._made(), True, False
+    def _make_graded(self) -> Sequence[Tensor]:
+        at, made = self.at, self._made()
+        at.graded, at.current, at.spent = made, True, False
         if not torch.compiler.is_compiling():
             spend = partial(_spend, weakref.ref(at))
-            for tensor in {id(tensor): tensor for tensor in at.graded if not tensor.is_leaf}.values():
+            for tensor in {id(tensor): tensor for tensor in made if not tensor.is_leaf}.values():
                 tensor.register_hook(spend)
+        return made
 
     def _made(self) -> Sequence[Tensor]:
         with torch.autocast(self._device, enabled=False):

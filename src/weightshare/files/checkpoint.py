@@ -127,7 +127,7 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
         Every name with its tensor, on the CPU; aliases give the same tensor object as their owner.
 
     Raises:
-        FileError: If the file is cut, damaged or no safetensors file, or if it holds a model whose weights are generated
+        FileError: If the file is cut, damaged or no safetensors file, or holds a model whose weights are generated
             (transforms, fusions that are trained through): fold such a model first.
 
     Example:
@@ -142,7 +142,7 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
     for _, plan in _plans(str(path), held.content.get("plans", [])):
         if plan.spec.generates:
             raise FileError(
-                f"'{path}' stores what its plan makes weights from in each forward pass ({plan.spec!r}), not the weights. "
+                f"'{path}' stores what weights are made from in each forward pass ({plan.spec!r}), not the weights. "
                 "Load it into the model with weightshare.load, fold that, and save the fold."
             )
     return {**held.tensors, **{alias: held.tensors[owner] for alias, owner in held.aliases.items()}}

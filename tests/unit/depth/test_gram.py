@@ -158,7 +158,7 @@ def test_layers_that_never_run_take_the_mean() -> None:
         ([torch.zeros(2, 4)], "cannot run on"),
         (["words"], r"cannot run on|is a str"),
         ([{"y": torch.zeros(2, 3)}], "cannot run on"),
-        ([3], "is a int"),
+        ([3], "is of type int"),
         (3, r"batches=int: need a list"),
         (torch.zeros(2, 3), r"batches=Tensor: need a list"),
         ({"x": torch.zeros(2, 3)}, r"batches=dict: need a list"),
