@@ -1,13 +1,17 @@
 """Which layers to merge, as a problem on a few small matrices: agglomerative clustering with a price for each merge.
 
-What it costs to replace layers by their mean is known for every set of layers once `⟨W_j, W_k⟩` is known for every two
-of them, in the inner product of each layer's inputs. With `T_i[j, k] = tr(W_j G_i W_kᵀ) / tr(W_i G_i W_iᵀ)`, `G_i` the
-Gram matrix of the inputs of layer `i`, the change of its outputs relative to their size is
+What becomes of layers that are replaced by their mean is known for every set of layers once `⟨W_j, W_k⟩` is known for
+every two of them, in the inner product of each layer's inputs: `T_i[j, k] = tr(W_j G_i W_kᵀ) / tr(W_i G_i W_iᵀ)`, with
+`G_i` the Gram matrix of the inputs of layer `i`, or the identity where nothing is known of them. With means over the
+cluster `c` of `i`, the error of its outputs, relative to their size, and the share of them that is left are
 
-    e_i(c) = T_i[i, i] - 2 mean_j T_i[i, j] + mean_jk T_i[j, k]        j, k in the cluster c of i
+    e_i = T_i[i, i] - 2 mean_j T_i[i, j] + mean_jk T_i[j, k]
+    κ_i = (mean_j T_i[i, j])² / (T_i[i, i] mean_jk T_i[j, k])
 
-and `Σ_i e_i` is the cost. Where nothing is known of the inputs `G_i` is the identity. So no weight is fitted again
-while clusters are tried.
+and `Σ_i e_i / κ_i` is the cost, noise by signal, a mean over a block's roles by how many numbers each has. Of `r`
+layers that have nothing in common `e = 1 - 1/r` and `κ = 1/r`, so each costs `r - 1`; the error alone would saturate,
+and one slot would swallow all layers. Blocks count alike, however many numbers they store: what is lost in a small
+block is lost for the network. No weight is fitted again while clusters are tried.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,29 +26,40 @@ Cluster = frozenset[int]
 """Blocks that read one slot, by their place in the list of blocks."""
 
 
+LEAST_LEFT = 0.05
+"""Below this share of the outputs a layer counts as lost: its cost grows no further than its error does."""
+
+
 @dataclass(frozen=True, eq=False)
-class Role:
-    """Tensors of one size in some blocks of a list, all of which share in the same way.
+class Roles:
+    """Tensors in the same blocks of a list, which therefore share in the same way.
 
     Args:
         members: Which blocks, by their place in the list of blocks.
-        numbers: Stored for each slot.
-        products: `T`, weighted: `(members, members, members)` float64.
+        numbers: What a slot of all of them stores.
+        shares: What the cost of each role counts: its part of a block's numbers.
+        products: `T` of each role, float64.
+        influence: What the cost of each member counts.
     """
 
     members: tuple[int, ...]
     numbers: int
-    products: Float[Tensor, "n n n"]
+    shares: Float[Tensor, " roles"]
+    products: Float[Tensor, "roles n n n"]
+    influence: Float[Tensor, " n"]
 
     def cost(self, cluster: Cluster) -> float:
         """What merging a cluster costs."""
         at = torch.tensor([place for place, member in enumerate(self.members) if member in cluster])
         if len(at) < 2:
             return 0.0
-        inside = self.products[at][:, at][:, :, at]
-        own = torch.arange(len(at))
-        errors = inside[own, own, own] - 2 * inside[own, own].mean(1) + inside.mean((1, 2))
-        return errors.clamp_min(0).sum().item()
+        inside = self.products[:, at][:, :, at][:, :, :, at]
+        row = torch.arange(len(at))
+        own, shared, merged = inside[:, row, row, row], inside[:, row, row].mean(2), inside.mean((2, 3))
+        error = (own - 2 * shared + merged).clamp_min(0)
+        kept = shared.clamp_min(0).square() / (own * merged).clamp_min(torch.finfo(own.dtype).tiny)
+        costs = error / kept.clamp(LEAST_LEFT, 1.0) * self.influence[at]
+        return (costs.sum(1) @ self.shares).item()
 
     def slots(self, clusters: Sequence[Cluster]) -> int:
         """How many slots clusters leave."""
@@ -58,12 +73,12 @@ class BlockList:
     Args:
         path: Of the list.
         indices: Of the blocks, in order.
-        roles: What they share.
+        roles: What they share, sorted by the blocks that have it.
     """
 
     path: str
     indices: tuple[int, ...]
-    roles: tuple[Role, ...]
+    roles: tuple[Roles, ...]
 
     @property
     def apart(self) -> list[Cluster]:

@@ -23,7 +23,7 @@ from weightshare.depth import merge
 from weightshare.depth.fuse import Fusion, mean
 from weightshare.depth.gram import grams
 from weightshare.depth.measure import block_influence
-from weightshare.depth.merge import BlockList, Clustering, Role
+from weightshare.depth.merge import BlockList, Clustering, Roles
 from weightshare.depth.tie import Tie
 from weightshare.depth.topology import renumber, sequential
 from weightshare.errors import SharingWarning, SpecError
@@ -48,12 +48,12 @@ def suggest(
     so stages stay apart. Slots are merged one pair after the other, always the pair that costs least for each number
     that it saves; then single blocks are moved between slots while that helps. A merge costs
 
-        Σ_i β_i Σ_roles n · ‖X_i (W̄ - W_i)ᵀ‖² / ‖X_i W_iᵀ‖²
+        Σ_i β_i mean_roles ‖X_i (W̄ - W_i)ᵀ‖² / (‖X_i W_iᵀ‖² cos²(X_i W̄ᵀ, X_i W_iᵀ))
 
-    over its layers `i`: with batches, how much the outputs of each layer change relative to their size, for the inputs
-    `X_i` that it has in the unshared model, times the influence `β_i` of its block and the numbers `n` of the role. For
-    what has no such inputs (biases, norms) it is `‖W̄ - W_i‖²` relative to the mean of `‖W‖²`; without batches it is
-    that for all, and `β_i = 1`.
+    over its layers `i`: with batches, how much the outputs of each layer change relative to what is left of them, for
+    the inputs `X_i` that it has in the unshared model, times the influence `β_i` of its block; the mean weighs a role
+    by its numbers. For what has no such inputs (biases, norms) weights stand in for outputs; without batches they do
+    for all, and `β_i = 1`. Blocks count alike, however large they are, so large ones are merged first.
 
     The same is done for neighbours alone, and with batches also by the weights alone. All are compared with sequential
     sharing, at as many slots in each list of blocks and at the least uniform rate that fits the budget: with batches by
@@ -104,7 +104,7 @@ def suggest(
     plans = {name: _plan(model, unshared.groups, lists, found, fuse, where) for name, found in candidates.items()}
     if held is None:
         errors = {name: _relative(lists, found) for name, found in candidates.items()}
-        what = "changes the weights by {:.4g} relative to their size"
+        what = "changes the weights by {:.4g} relative to what is left of them"
     else:
         errors = _changes(model, plans, held)
         what = f"changes the outputs on {len(held)} batches by {{:.4g}} relative to their size"
@@ -158,15 +158,20 @@ def _lists(
         indices = sorted({index for _, row in members for index in row})
         betas = [influence.get(f"{before}.{index}" if before else str(index), 1.0) for index in indices]
         betas = [1.0 if math.isnan(beta) else max(beta, 0.0) for beta in betas]  # NaN: the block changes the shape
-        costs: dict[tuple[int, ...], Tensor] = {}
-        numbers: dict[tuple[int, ...], int] = {}
+        by_members = defaultdict[tuple[int, ...], list[Group]](list)
         for group, row in members:
-            at = tuple(indices.index(index) for index in row)
-            beta = torch.tensor([betas[place] for place in at], dtype=torch.float64)[:, None, None]
-            products = group.numel * beta * _products(model, group, known)
-            costs[at] = costs[at] + products if at in costs else products
-            numbers[at] = numbers.get(at, 0) + group.numel
-        roles = tuple(Role(at, numbers[at], products) for at, products in costs.items())
+            by_members[tuple(indices.index(index) for index in row)].append(group)
+        whole = sum(group.numel for group, _ in members) or 1
+        roles = tuple(
+            Roles(
+                at,
+                sum(group.numel for group in alike),
+                torch.tensor([group.numel / whole for group in alike], dtype=torch.float64),
+                torch.stack([_products(model, group, known) for group in alike]),
+                torch.tensor([betas[place] for place in at], dtype=torch.float64),
+            )
+            for at, alike in by_members.items()
+        )
         lists.append(BlockList(before, tuple(indices), roles))
     return lists
 
@@ -177,21 +182,17 @@ def _products(model: nn.Module, group: Group, known: Mapping[str, Tensor]) -> Fl
     if any(tensor.is_meta for tensor in tensors):
         raise SpecError(f"'{group.items[0]}' is on the meta device and has no numbers: load the model first.")
     weights = torch.stack([tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors])
-    squares = weights.flatten(1).square().sum(1).double().cpu()
-    # No cost depends on what all weights have in common, and without it fewer digits cancel.
-    centred = weights - weights.mean(0)
     layers = len(tensors)
     if not all(path in known for path in group.items):
-        flat = centred.flatten(1).cpu().double()
-        return (flat @ flat.T / (squares.mean() or 1.0)).expand(layers, layers, layers)
+        flat = weights.flatten(1).cpu().double()
+        inner = flat @ flat.T
+        return (inner / (inner.diagonal().mean() or 1.0)).expand(layers, layers, layers)
     rows = []
     for layer, path in enumerate(group.items):
         gram = known[path].to(weights.dtype)  # (groups, in, in)
-        off = centred.unflatten(1, (len(gram), -1)).flatten(3)  # (layers, groups, out, in)
-        inner = ((off @ gram).flatten(1) @ off.flatten(1).T).cpu().double()
-        own = weights[layer].unflatten(0, (len(gram), -1)).flatten(2)
-        energy = ((own @ gram) * own).sum().item()
-        rows.append(inner / energy if energy > 0 else torch.zeros_like(inner))
+        matrices = weights.unflatten(1, (len(gram), -1)).flatten(3)  # (layers, groups, out, in)
+        inner = ((matrices @ gram).flatten(1) @ matrices.flatten(1).T).cpu().double()
+        rows.append(inner / inner[layer, layer] if inner[layer, layer] > 0 else torch.zeros_like(inner))
     return torch.stack(rows)
 
 
@@ -222,7 +223,7 @@ def _sequential(lists: Sequence[BlockList], ours: Clustering, most: int) -> dict
     found = {"sequential sharing with as many slots": at({path: len(clusters) for path, clusters in ours.items()})}
     depths = {one.path: len(one.indices) for one in lists}
     rates = sorted({depth / slots for depth in depths.values() for slots in range(1, depth + 1)})
-    uniform = (at({path: -int(-depth // rate + 1e-9) or 1 for path, depth in depths.items()}) for rate in rates)
+    uniform = (at({path: math.ceil(depth / rate - 1e-9) for path, depth in depths.items()}) for rate in rates)
     fitting = next((clusters for clusters in uniform if merge.stored(lists, clusters) <= most), None)
     if fitting is not None and not any(_same(fitting, other) for other in found.values()):
         found["sequential sharing at one rate"] = fitting
@@ -254,9 +255,8 @@ def _plan(
 
 
 def _relative(lists: Sequence[BlockList], found: Clustering) -> float:
-    """Root of the cost without batches, relative to what it were if every layer lost all that it has."""
-    whole = sum(role.numbers * len(role.members) for one in lists for role in one.roles)
-    return (merge.cost(lists, found) / whole) ** 0.5 if whole else 0.0
+    """Root of the mean cost of a block."""
+    return (merge.cost(lists, found) / sum(len(one.indices) for one in lists)) ** 0.5
 
 
 def _changes(model: nn.Module, plans: Mapping[str, Plan], batches: Sequence[Any]) -> dict[str, float]:
@@ -296,16 +296,18 @@ def _note(best: str, plans: Mapping[str, Plan], errors: Mapping[str, float], wha
         if name != best:
             slots = "; ".join(run_text(row, 16) for row in _rows(plans[name]))
             said.append(f"{name} ({slots}; {plans[name].stored_after:,} numbers) by {errors[name]:.4g}")
-    rivals = [errors[name] for name in plans if name.startswith("sequential")]
-    if best.startswith("sequential"):
+    rivals = [name for name in plans if name.startswith("sequential")]
+    if best in rivals:
         end = "It is what is planned: no suggestion beats it."
     elif not rivals:
         end = "No sequential sharing of this kind fits the budget."
-    elif errors[best] >= min(rivals):
-        end = "The suggestion is no better than sequential sharing."
     else:
-        end = f"That is {1 - errors[best] / min(rivals):.0%} less than by sequential sharing."
+        end = f"That is {' and '.join(f'{_less(errors[best], errors[name])} by {name}' for name in rivals)}."
     return f"{', '.join(said)}. {end}"
+
+
+def _less(ours: float, theirs: float) -> str:
+    return "as much as" if ours >= theirs else f"{1 - ours / theirs:.0%} less than"
 
 
 def _rows(plan: Plan) -> list[tuple[int, ...]]:

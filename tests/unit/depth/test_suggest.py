@@ -56,7 +56,7 @@ def test_near_copies_share(kinds: list[int], budget: float, given: list[Tensor] 
     assert plan.spec == Tie(slots=kinds, fuse=mean)
     assert plan.stored_after <= budget * plan.stored_before
     assert plan.notes[0].startswith("Suggested sharing changes the ")
-    assert plan.notes[0].endswith("less than by sequential sharing.")
+    assert plan.notes[0].endswith("less than by sequential sharing with as many slots.")
     sequential = make_plan(model, Tie(rate=len(kinds) / (max(kinds) + 1), fuse=mean), None)
     assert sequential.stored_after == plan.stored_after
     assert change(model, plan, batches()) < 0.5 * change(model, sequential, batches())
@@ -70,14 +70,14 @@ def test_the_note_says_what_was_measured() -> None:
     ours, theirs = change(model, plan, batches()), change(model, sequential, batches())
     assert f"changes the outputs on 2 batches by {ours:.4g} relative to their size" in plan.notes[0]
     assert f"sequential sharing with as many slots (0 0 1 1; 184 numbers) by {theirs:.4g}" in plan.notes[0]
-    assert f"That is {1 - ours / theirs:.0%} less than by sequential sharing." in plan.notes[0]
+    assert f"That is {1 - ours / theirs:.0%} less than by sequential sharing with as many slots." in plan.notes[0]
     assert f"Note: {plan.notes[0]}" in str(plan)
 
 
 def test_sequential_sharing_is_said_to_be_as_good() -> None:
     plan = suggest(near_copies([0, 0, 1, 1]), 0.5, batches())
     assert plan.spec == Tie(slots=[0, 0, 1, 1], fuse=mean)
-    assert plan.notes[0].endswith("The suggestion is no better than sequential sharing.")
+    assert plan.notes[0].endswith("That is as much as by sequential sharing with as many slots.")
 
 
 class Amplified(nn.Module):
@@ -130,6 +130,19 @@ def test_lists_of_blocks_share_apart() -> None:
     assert count(model).stored == count(fold(model)).stored == plan.stored_after
     assert model[0][1].fc1.weight is model[0][4].fc1.weight
     assert model[1][0].fc1.weight is not model[1][1].fc1.weight
+
+
+def test_sequential_sharing_at_one_rate_is_compared_too() -> None:
+    model = two_lists()
+    stored = count(model).stored
+    plan = suggest(model, stored - 3 * 92, batches())
+    # Rates 4/3, 3/2 and 2 leave 3 and 3, 3 and 2, 2 and 2 slots, and store too much; 3 leaves 2 and 1.
+    uniform = make_plan(model, Tie(slots={"0": [0, 1, 1, 2, 2], "1": [0, 0, 0]}, fuse=mean), None)
+    assert uniform.stored_after == stored - 2 * 92 - 2 * 48
+    error = change(model, uniform, batches())
+    told = f"sequential sharing at one rate (0 1 1 2 2; 0 0 0; {uniform.stored_after:,} numbers) by {error:.4g}"
+    assert told in plan.notes[0]
+    assert plan.notes[0].endswith("less than by sequential sharing at one rate.")
 
 
 def test_a_smaller_budget_reaches_the_other_list_too() -> None:
