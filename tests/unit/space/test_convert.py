@@ -217,7 +217,7 @@ def explode(*_):
     [
         (small, {"example_input": torch.zeros(1, 3, 5, 7)}, SpecError, "cannot run on the example input"),
         (small, {"example_input": "image"}, SpecError, "cannot run on the example input"),
-        (small, {"example_input": 3}, SpecError, "is a int: need a tensor, a sequence"),
+        (small, {"example_input": 3}, SpecError, "is of type int: need a tensor, a sequence"),
         (small, {"example_input": X, "where": "4"}, NoMatch, "matches no parameter"),
         (small, {"example_input": X, "where": "1"}, NoMatch, "where='1' matches no convolution of Sequential"),
         (small, {"example_input": X, "keep_first": -1}, SpecError, "keep_first=-1: need a whole number"),
