@@ -222,7 +222,9 @@ def _compiled(trial: Trial, backend: str) -> None:
     try:
         fast = torch.compile(model, backend=backend)
         found = gradients(model, shared.example, fast)
-        check_close(found, own)
+        # Hooks are compiled apart from what reads their weights: one that nothing reads gets zeros there, not nothing.
+        unread = [name for name, g in found.items() if own[name] is None and g is not None and not g.any()]
+        check_close({**found, **dict.fromkeys(unread)}, own)
         check_close({"output": fast(shared.example).detach()}, {"output": wanted})
     finally:
         torch._dynamo.reset()

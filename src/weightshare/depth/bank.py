@@ -112,7 +112,8 @@ class LayerBank(Bank):
         self.rows = {layer: row for row, layer in enumerate(sharing(assignment))}
         like = stored[0].detach()
         shape = None if fusion is None or not self.rows else fusion.learned(tuple(like.shape))
-        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape))
+        trained = stored[0].requires_grad
+        learned = None if shape is None else nn.Parameter(like.new_ones(len(self.rows), *shape), trained)
         self.register_parameter("factors", learned)
 
     def make(self) -> Sequence[Tensor]:

@@ -283,6 +283,7 @@ class Tie(Spec):
         own = None
         if self.own is not None and group.dense:
             own = self.own.blank(len(sharing(group.assignment)), tensors[0].detach())
+            own.requires_grad_(tensors[0].requires_grad)
         fusion = self.fuse if isinstance(self.fuse, Through) else None
         bank = LayerBank(stored, group.assignment, fusion, own)
         read_bank_(edits, group.name, group.items, bank)
