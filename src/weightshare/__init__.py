@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from weightshare.analysis.report import report
 from weightshare.depth.fuse import channel_weighted, first, mean, scalar_weighted, through, weighted_mean
 from weightshare.depth.suggest import suggest
+from weightshare.depth.templates import Templates
 from weightshare.depth.tie import Tie
 from weightshare.depth.topology import random, sequential, strided, uniform
 from weightshare.errors import SharingError
@@ -29,7 +30,7 @@ from weightshare.values.binned import prox_pairwise_binned
 from weightshare.values.codebook import Codebook
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.prox import prox_pairwise
-from weightshare.values.proximal import Proximal, Ramp
+from weightshare.values.proximal import Proximal
 from weightshare.verbs import fold, localize_, plan, retie_, share_, unshare_
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ __all__ = [
     "LowRank",
     "Plan",
     "Proximal",
-    "Ramp",
     "SharingError",
     "Sleep",
+    "Templates",
     "Tie",
     "channel_weighted",
     "check",

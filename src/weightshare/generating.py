@@ -17,6 +17,7 @@ Nothing is kept by version counters or addresses, which a second micro-batch or 
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -27,10 +28,21 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from weightshare.errors import ModelChanged
+from weightshare.sharing import Group
 from weightshare.surgery import derived, edit
 
 BANKS = derived.HOLDER
 HOOKS = "_weightshare_pass_"
+
+
+@dataclass(frozen=True)
+class Banked(Group):
+    """Layers whose weights one bank makes in each forward pass; abstract. Fields are those of `Group`."""
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """None: no two paths hold one parameter, since none of them holds any."""
+        return ()
 
 
 class Pass:

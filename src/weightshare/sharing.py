@@ -142,6 +142,11 @@ class Group:
         return self.assignment.slots * self.numel
 
     @property
+    def stored_slots(self) -> int:
+        """How many slots are stored."""
+        return self.assignment.slots
+
+    @property
     def ties(self) -> tuple[tuple[str, ...], ...]:
         """For each slot the paths that read it; the first of them owns the slot's parameter."""
         return tuple(tuple(self.items[item] for item in readers) for readers in self.assignment.readers)

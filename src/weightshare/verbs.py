@@ -12,9 +12,8 @@ from torch import nn
 
 from weightshare import planning
 from weightshare._typing import Where
-from weightshare.depth.bank import Generated
 from weightshare.errors import ModelChanged
-from weightshare.generating import bank_of
+from weightshare.generating import Banked, bank_of
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.space.convert import LocalPlan, plan_local
@@ -219,7 +218,7 @@ def refuse_untied(model: nn.Module) -> None:
     model = plain(model)
     for at, applied in planning.applied_plans(model):
         for group in applied.groups:
-            if isinstance(group, Generated):
+            if isinstance(group, Banked):
                 bank_of(model, group.under(at).items)
     for owner, *others in planning.applied_ties(model):
         for other in others:

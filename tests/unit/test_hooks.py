@@ -13,6 +13,7 @@ from tests.support import bits
 import weightshare as ws
 from weightshare.errors import ModelChanged, NoMatch, OptimizerMismatch, SpecError
 from weightshare.values.baselines import Subgradient
+from weightshare.values.proximal import Ramp
 
 
 def test_an_overflow_of_mixed_precision_moves_nothing():
@@ -35,7 +36,7 @@ def test_an_overflow_of_mixed_precision_moves_nothing():
 def test_counters_go_on_where_they_were():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    spec = ws.Proximal(strength=0.2, every=3, rewind=ws.Ramp(0.0, 1.0, 10))
+    spec = ws.Proximal(strength=0.2, every=3, rewind=Ramp(0.0, 1.0, 10))
     handle = spec.attach_(optimizer, model)
     for seed in range(4):
         step(model, optimizer, seed)

@@ -11,6 +11,7 @@ from typing import Any
 from weightshare._table import shape_text
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.decoding import Decoded
+from weightshare.depth.templates import TemplateGroup
 from weightshare.planning import Plan
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
@@ -175,7 +176,7 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
     sections = []
     for plan in plans:
         left_out = f" Left out: {len(plan.left_out)} parameters." if plan.left_out else ""
-        layers = not issubclass(plan.spec.kind, Decoded)
+        layers = not issubclass(plan.spec.kind, Decoded | TemplateGroup)
         sections.append(
             Section(
                 "What is shared",
@@ -188,7 +189,7 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
                 if layers
                 else plan.spec.kind.columns,
                 rows=[
-                    (g.name, shape_text(g.shape), len(g.items), g.assignment.slots, g.stored_before, g.stored_after)
+                    (g.name, shape_text(g.shape), len(g.items), g.stored_slots, g.stored_before, g.stored_after)
                     if layers
                     else g.row
                     for g in plan.groups

@@ -8,8 +8,8 @@ from torch import nn
 
 from weightshare._table import render, run_text, shape_text
 from weightshare.decoding import Clusters, Decoded
-from weightshare.depth.bank import Generated
-from weightshare.generating import bank_of
+from weightshare.depth.templates import TemplateGroup
+from weightshare.generating import Banked, bank_of
 from weightshare.planning import applied_plans, from_root
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
@@ -29,7 +29,7 @@ class SharedGroup:
         shape: Shape of a slot.
         layers: Sites that read a slot.
         slots: Slots that are stored.
-        labels: The slot of each layer.
+        labels: The slot of each layer; none where layers mix what is stored.
         intact: Whether every tie still holds.
     """
 
@@ -168,7 +168,7 @@ class Report:
                             shape_text(g.shape),
                             g.layers,
                             g.slots,
-                            run_text(g.labels),
+                            run_text(g.labels) if g.labels else "mixtures",
                             "shared" if g.intact else "UNTIED",
                         )
                         for g in self.groups
@@ -246,7 +246,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
             if isinstance(group, Decoded):
                 decoded += group.numel - group.stored_after
                 continue
-            if isinstance(group, Generated):
+            if isinstance(group, Banked):
                 bank_of(part, group.items)
                 intact = True
                 decoded += group.numel * len(group.items) - group.stored_after
@@ -256,7 +256,10 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
                     parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in ties for other in rest
                 )
             labels = tuple(group.assignment.labels.tolist())
-            groups.append(SharedGroup(name, group.shape, len(labels), group.assignment.slots, labels, intact))
+            mixed = isinstance(group, TemplateGroup)
+            groups.append(
+                SharedGroup(name, group.shape, len(labels), group.stored_slots, () if mixed else labels, intact)
+            )
             planned |= {from_root(at, path) for path in group.items}
     counts = count(model)
     return Report(

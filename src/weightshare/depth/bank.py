@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from weightshare._table import run_text, shape_text
 from weightshare.depth.fuse import Through
 from weightshare.errors import FileError
-from weightshare.generating import Bank, Own, bank_of, leave_bank_
-from weightshare.sharing import Assignment, Group
+from weightshare.generating import Bank, Banked, Own, bank_of, leave_bank_
+from weightshare.sharing import Assignment
 from weightshare.surgery import edit
 from weightshare.surgery.compare import same_numbers
 
 
 @dataclass(frozen=True)
-class Generated(Group):
+class Generated(Banked):
     """Layers whose weights one bank makes in each forward pass.
 
     Args:
@@ -49,11 +49,6 @@ class Generated(Group):
     def folded(self) -> int:
         """Numbers in memory after `fold`."""
         return (len(self.items) if self.dense else self.assignment.slots) * self.numel
-
-    @property
-    def ties(self) -> tuple[tuple[str, ...], ...]:
-        """None: no two paths hold one parameter, since none of them holds any."""
-        return ()
 
     @property
     def row(self) -> tuple[object, ...]:

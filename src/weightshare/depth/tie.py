@@ -14,7 +14,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
@@ -26,6 +25,7 @@ from weightshare.generating import read_bank_
 from weightshare.sharing import Assignment, Group, LeftOut, Spec
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.parametrized import buffered
 from weightshare.surgery.quantised import ADVICE, beside_quantised, quantised
 from weightshare.surgery.sites import Site
 
@@ -137,7 +137,7 @@ class Tie(Spec):
         for site in chosen:
             place = found[site.path]
             shared = f"already one parameter with '{site.aliases[0]}'" if site.aliases else ""
-            unfit_for_all = quantised(site.tensor) or _buffered_parametrization(site)
+            unfit_for_all = quantised(site.tensor) or buffered(site)
             if explicit and quantised(site.tensor):
                 raise SpecError(f"Cannot tie '{site.path}': {unfit_for_all}. {ADVICE}.")
             if shared and explicit:
@@ -349,23 +349,6 @@ class Tie(Spec):
                 for readers in Assignment.of(self.slots).readers:
                     read = [members[layer][1] for layer in readers]
                     edit.common_slot([site.path for site in read], [site.tensor for site in read])
-
-
-def _buffered_parametrization(site: Site) -> str:
-    """Why a parametrized weight would not be shared though its parameter is: the parametrization keeps more."""
-    parent, _, own_name = site.path.rpartition(".")
-    owner = dict(site.modules).get(parent)
-    if owner is not None and own_name.endswith("_orig"):  # the old spectral_norm, and pruning
-        beside = f"{own_name.removesuffix('_orig')}_"
-        names = [name for name, _ in owner.named_buffers(recurse=False) if name.startswith(beside)]
-        if names:
-            return f"its weight is made from a buffer too ({names[0]}), so one parameter would not be one weight"
-    for _, module in site.modules:
-        if isinstance(module, ParametrizationList):
-            names = [name for name, _ in module.named_buffers()]
-            if names:
-                return f"its parametrization keeps a buffer too ({names[0]}), so one parameter would not be one weight"
-    return ""
 
 
 def _checked_rate(rate: Any) -> int | float:

@@ -11,6 +11,7 @@ from tests.support import bits
 import weightshare as ws
 from weightshare.errors import SpecError
 from weightshare.values import proximal
+from weightshare.values.proximal import Ramp
 
 
 @pytest.fixture(params=OPTIMIZERS)
@@ -167,7 +168,7 @@ def test_a_schedule_of_rewinding():
     for _ in range(3):
         optimizer.step()
     assert seen == [1, 2, 3]
-    assert ws.Ramp(0.9, 0.1, 4)(2) == pytest.approx(0.5)
+    assert Ramp(0.9, 0.1, 4)(2) == pytest.approx(0.5)
     wrong = ws.Proximal(strength=0.1, rewind=lambda _: 1.5)
     with pytest.raises(SpecError, match=r"rewind\(3\)=1.5: need a finite number from 0 to 1"):
         wrong.rewind_at(3)
