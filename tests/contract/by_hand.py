@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tests.contract.trial import read
 from weightshare.decoding import Clusters
 from weightshare.depth.bank import Generated
+from weightshare.depth.templates import TemplateGroup
 from weightshare.sharing import Group
 from weightshare.space.positions import Mixtures, Positions
 
@@ -65,12 +66,18 @@ def _kernels(group: Positions, model: nn.Module) -> int:
     return len(read(model, group.name).flatten(0, len(group.positions) - 1).unique(dim=0))
 
 
+def _rank_of_layers(group: Group, model: nn.Module) -> int:
+    rows = torch.stack([read(model, path).to(torch.complex128).flatten() for path in group.items])
+    return int(torch.linalg.matrix_rank(rows, rtol=1e-2 if group.dtype == "bfloat16" else 1e-5))
+
+
 def _rank(group: Mixtures, model: nn.Module) -> int:
     return int(torch.linalg.matrix_rank(read(model, group.name).double().flatten(0, 1).flatten(1), rtol=1e-5))
 
 
 KINDS: dict[type[Group], Kind] = {
     Generated: Kind(lambda *_: {}, lambda group: group.assignment.slots, _weights),
+    TemplateGroup: Kind(lambda *_: {}, lambda group: group.templates, _rank_of_layers),
     Group: Kind(lambda *_: {}, lambda group: group.assignment.slots, _weights),
     Clusters: Kind(_of_values, lambda group: group.clusters, _scalars),
     Positions: Kind(_of_classes, lambda group: group.slots, _kernels),

@@ -38,6 +38,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank of each layer", "*", "retie", r"^NothingTied"),
     Refusal("low rank of each layer", "*", "owners_only", r"^NothingTied"),
     Refusal("low rank of each layer", "*", "conflict", r"^NothingTied"),
+    *(Refusal("templates", "*", event, r"^NothingTied") for event in ("retie", "owners_only", "conflict")),
     # Events of ties, of which this spec makes none.
     Refusal("clusters", "*", "retie", r"^NothingTied"),
     Refusal("clusters", "*", "owners_only", r"^NothingTied"),

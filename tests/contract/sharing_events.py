@@ -39,9 +39,10 @@ from tests.reading import rebuilt
 from tests.support import bits, output, state
 import weightshare as ws
 from weightshare.decoding import Decoded
-from weightshare.depth.bank import Generated
-from weightshare.errors import ModelChanged, OptimizerMismatch, SharingError
-from weightshare.sharing import Group, Spec
+from weightshare.depth.templates import TemplateGroup
+from weightshare.errors import ModelChanged, OptimizerMismatch, SharingError, SpecError
+from weightshare.generating import Banked
+from weightshare.sharing import Spec
 from weightshare.surgery import edit
 
 
@@ -56,20 +57,21 @@ def apply(trial: Trial) -> None:
     for group in shared.plan.groups:
         wanted = dict(zip(group.items, expected(trial.spec, group, twin), strict=True))
         found = {path: read(shared.model, path) for path in group.items}
-        if isinstance(group, Generated):  # which are made in the dtype of the weights, and not in a wider one
+        if isinstance(group, Banked):  # which are made in the dtype of the weights, and not in a wider one
             check_close(found, wanted)
         else:
             assert [bits(value) for value in found.values()] == [bits(value) for value in wanted.values()]
     stored = sum(tensor.numel() for tensor in shared.model.parameters())
     assert shared.plan.stored_after == stored
-    folded = stored - sum(group.stored_after - group.folded for group in generated(shared.plan))
+    slots = [group for group in generated(shared.plan) if not isinstance(group, TemplateGroup)]
+    folded = stored - sum(group.stored_after - group.folded for group in slots)
     assert min(stored, folded) < shared.plan.stored_before  # what is trained through is more until it is folded
 
 
 def late_failure(trial: Trial) -> None:
     """An apply that fails late, in any of four ways, leaves objects, numbers and gradients as they were."""
-    kinds = {Generated: _last_derive, Group: _last_put}
-    last_edit = kinds.get(trial.spec.kind, _last_decode)
+    last_edit = _last_decode if issubclass(trial.spec.kind, Decoded) else _last_put
+    last_edit = _last_derive if trial.spec.generates else last_edit
     for error, spoiled in ((Late, _raises), (SharingError, _gives_garbage), (Late, last_edit), (Late, _last_note)):
         model, example = trial.fresh()
         plan = ws.plan(model, trial.spec)
@@ -94,9 +96,11 @@ def _raises(trial: Trial, plan: ws.Plan) -> Iterator[None]:
 
 @contextmanager
 def _gives_garbage(trial: Trial, plan: ws.Plan) -> Iterator[None]:
-    """The last slot gets numbers of a shape that does not fit it."""
+    """The last slot gets numbers of a shape that does not fit it, or the last group weights that do not."""
     spec: Any = trial.spec
-    if issubclass(spec.kind, Decoded):
+    if isinstance(spec, ws.Templates):  # which fits any weights but those that are no numbers
+        owner, name, left = edit, "common_slot", len(plan.groups)
+    elif issubclass(spec.kind, Decoded):
         owner, name, left = type(spec), "find", len(plan.groups)
     else:
         owner, name = type(spec.fuse), "value"
@@ -109,6 +113,8 @@ def _gives_garbage(trial: Trial, plan: ws.Plan) -> Iterator[None]:
         value = honest(*arguments)
         if left:
             return value
+        if owner is edit:
+            raise SpecError("garbage")
         first, last = (None, value) if isinstance(value, Tensor) else value
         spoiled = torch.zeros((*last.shape, 2))
         return spoiled if first is None else [first, spoiled]

@@ -14,15 +14,16 @@ SPECS: dict[str, Callable[[], Spec]] = {
     "back, strided": lambda: ws.Tie(rate=2, order=ws.strided, spread=topology.back),
     "trained through": lambda: ws.Tie(rate=2, fuse=ws.through(ws.scalar_weighted)),
     "low rank of each layer": lambda: ws.Tie(rate=2, order=ws.strided, fuse=ws.mean, own=LoRA(1)),
+    "templates": lambda: ws.Templates(2, init="from_pretrained"),
     "clusters": lambda: ws.Codebook(clusters=3),
     "lattice": lambda: ws.Lattice(),
     "low rank": lambda: ws.LowRank(rank=2),
 }
 """Neighbours that share; distant readers and fused numbers; slots of one reader beside shared ones; layers that a bank
-makes, of all that is fused, or of a slot and a matrix of their own; and what is inside one weight: its scalars, classes
-of its positions, mixtures at its positions."""
+makes, of all that is fused, of a slot and a matrix of their own, or of templates; and what is inside one weight: its
+scalars, classes of its positions, mixtures at its positions."""
 
-OF_BANKS = ("trained through", "low rank of each layer")
+OF_BANKS = ("trained through", "low rank of each layer", "templates")
 """Those whose layers store nothing, and read a bank."""
 
 OF_POSITIONS = ("lattice", "low rank")

@@ -12,8 +12,8 @@ from tests.support import bits, state
 from tests.zoo import Case
 import weightshare as ws
 from weightshare.decoding import Decoded
-from weightshare.depth.bank import Generated
 from weightshare.errors import SharingError
+from weightshare.generating import Banked
 from weightshare.sharing import Group, Spec
 
 Result = TypeVar("Result")
@@ -136,7 +136,7 @@ def expected(spec: Any, group: Group, model: nn.Module) -> list[Tensor]:
     if isinstance(group, Decoded):
         stored, second = spec.find(model, group)
         return [spec.decoder(group, second)(stored).detach()]
-    if isinstance(group, Generated):
+    if isinstance(group, Banked):
         return started(spec, group, [model.get_parameter(path).detach() for path in group.items])
     values = spec.slot_values(group, [model.get_parameter(path).detach() for path in group.items])
     return [values[slot] for slot in group.assignment.labels.tolist()]

@@ -2,9 +2,9 @@
 
     W_i = Σ_j α_ij T_j
 
-A group of `L` layers of `d` numbers stores `k` templates and `L` rows of `k` coefficients, `k(L + d)` numbers instead of
-`L·d`. All of it is trained as it is. Layers whose coefficients become parallel do the same but for a scale: `lsm` says
-which, and `fold` makes one layer of them, in a loop.
+A group of `L` layers of `d` numbers stores `k` templates and `L` rows of `k` coefficients, `k(L + d)` numbers instead
+of `L·d`. All of it is trained as it is. Layers whose coefficients become parallel do the same but for a scale: the layer
+similarity matrix says which, and `fold` makes one layer of them, in a loop.
 
 Where in the grid: items are layers, slots are templates, and the assignment is soft and trained.
 Source: Savarese 2019; Wang 2024 (Basis Sharing) for the start from trained weights.
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import math
 from typing import Any, ClassVar, Literal, get_args
 
-from jaxtyping import Float
 import torch
 from torch import Tensor, nn
 
 from weightshare._table import shape_text
 from weightshare.decoding import mix, refuse_nonfinite, wide
+from weightshare.depth.nearest import gram, nearest, orthonormal
 from weightshare.depth.notes import of_dtypes
 from weightshare.errors import AlreadyShared, FileError, SpecError
 from weightshare.generating import Bank, Banked, bank_of, leave_bank_, read_bank_
@@ -34,8 +34,6 @@ from weightshare.surgery.sites import Site
 
 Init = Literal["orthogonal", "sparse", "from_pretrained"]
 Within = Literal["stage", "model"]
-CHUNK = 2**20
-"""Numbers of each layer that are widened at a time where layers are compared."""
 
 
 @dataclass(frozen=True)
@@ -312,61 +310,6 @@ class Templates(Spec):
         return min(1.0, float(lost.sqrt()))
 
 
-def nearest(tensors: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """Templates and coefficients nearest to weights: `W ≈ A·T`, the singular value decomposition cut off at `k`.
-
-    The mean of `‖α_i‖²` is 1, so templates are about as large as the weights. It is computed from the inner products of
-    the layers, in float64, so the cost is `O(L²·d)` and nothing of the size of all layers is copied.
-
-    Args:
-        tensors: Weights of one shape.
-        k: How many templates. Those past the number of layers are drawn, and start with coefficients of 0.
-
-    Returns:
-        Templates, `(k, *weight)`, and coefficients, `(layers, k)`, in the dtype of the weights. The sum of squares of
-        `W − A·T` is the smallest that there is.
-
-    Source: Wang 2024 (Basis Sharing), section 3: the decomposition of concatenated layers. Differs: layers are stacked
-    as vectors, so that a layer's coefficient is a number and not a matrix.
-    """
-    count, found = len(tensors), min(k, len(tensors))
-    vectors = torch.linalg.eigh(gram(tensors)).eigenvectors.flip(-1)[:, :found]
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    vectors = vectors * (largest.abs() / largest)  # else a sign, or a phase, is the solver's
-    scale = math.sqrt(count / found)
-    like = tensors[0]
-    coefficients = torch.zeros(count, k, dtype=vectors.dtype, device=vectors.device)
-    coefficients[:, :found] = vectors * scale
-    templates = like.new_zeros(k, like.numel())
-    for at in range(0, like.numel(), CHUNK):
-        columns = torch.stack([tensor.reshape(-1)[at : at + CHUNK].to(vectors.dtype) for tensor in tensors])
-        templates[:found, at : at + CHUNK] = (vectors.mH @ columns / scale).to(like.dtype)
-    if k > found:
-        drawn = (
-            torch.randn(k - found, like.numel()).to(like.device) * wide(templates[:found]).abs().square().mean().sqrt()
-        )
-        templates[found:] = drawn.to(like.dtype)
-    return templates.view(k, *like.shape), coefficients.to(like.dtype)
-
-
-def gram(tensors: Sequence[Tensor]) -> Float[Tensor, "layers layers"]:
-    """Inner products of all pairs, `⟨W_j, W_i⟩` at row `i`, column `j`, in float64 (complex128)."""
-    exact = torch.complex128 if tensors[0].is_complex() else torch.float64
-    total = torch.zeros(len(tensors), len(tensors), dtype=exact, device=tensors[0].device)
-    for at in range(0, tensors[0].numel(), CHUNK):
-        rows = torch.stack([tensor.reshape(-1)[at : at + CHUNK].to(exact) for tensor in tensors])
-        total += rows @ rows.mH
-    return total
-
-
-def orthonormal(rows: int, columns: int) -> Float[Tensor, "rows columns"]:
-    """A random matrix with orthonormal columns, or orthonormal rows where these are fewer; float64, on the CPU."""
-    tall, wide_one = max(rows, columns), min(rows, columns)
-    found, upper = torch.linalg.qr(torch.randn(tall, wide_one, dtype=torch.float64))
-    found = found * upper.diagonal().sign()  # else signs are the solver's, and the draw is not uniform
-    return found if rows >= columns else found.mT
-
-
 def _vector(site: Site) -> str:
     """Why a site is no weight that mixtures are for, or nothing; no mistake of the pattern's."""
     if sum(length > 1 for length in site.shape) < 2:
@@ -378,8 +321,8 @@ def _refused(site: Site, explicit: bool) -> str:
     """Why a weight cannot be read from a bank, or nothing; an error where the pattern names it."""
     if site.aliases and explicit:
         raise AlreadyShared(
-            f"Cannot make a mixture of '{site.path}': it is already one parameter with '{site.aliases[0]}'. Leave it out "
-            "of the pattern, or give it a parameter of its own first (unshare_ does, where a plan tied it)."
+            f"Cannot make a mixture of '{site.path}': it is already one parameter with '{site.aliases[0]}'. Leave it "
+            "out of the pattern, or give it a parameter of its own first (unshare_ does, where a plan tied it)."
         )
     recurrent = isinstance(site.holder, nn.RNNBase)
     for reason, advice in (
