@@ -3,8 +3,8 @@
     W_i = Σ_j α_ij T_j
 
 A group of `L` layers of `d` numbers stores `k` templates and `L` rows of `k` coefficients, `k(L + d)` numbers instead
-of `L·d`. All of it is trained as it is. Layers whose coefficients become parallel do the same but for a scale: the layer
-similarity matrix says which, and `fold` makes one layer of them, in a loop.
+of `L·d`. All of it is trained as it is. Layers whose coefficients become parallel do the same but for a scale: the
+layer similarity matrix says which, and `fold` makes one layer of them, in a loop.
 
 Where in the grid: items are layers, slots are templates, and the assignment is soft and trained.
 Source: Savarese 2019; Wang 2024 (Basis Sharing) for the start from trained weights.
