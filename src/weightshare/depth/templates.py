@@ -277,11 +277,7 @@ class Templates(Spec):
 
     def unshare_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """Give every layer a parameter with the numbers that it reads; see `Spec.unshare_`."""
-        bank = bank_of(edits.model, group.items)
-        assert isinstance(bank, TemplateBank)
-        with torch.no_grad():
-            weights = [weight.detach().clone() for weight in bank()]
-        leave_bank_(edits, group.items, [edit.like_parameter(bank.templates, weight) for weight in weights])
+        release_(edits, group)
 
     def fold_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """The same: without our class in it, a model can only hold dense weights. `plan_loops` makes fewer of them."""
@@ -308,6 +304,16 @@ class Templates(Spec):
         sizes = torch.linalg.eigvalsh(gram([tensor.detach() for tensor in tensors])).clamp(min=0)
         lost = sizes[: max(0, len(sizes) - self.templates)].sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
         return min(1.0, float(lost.sqrt()))
+
+
+def release_(edits: edit.Transaction, group: TemplateGroup) -> list[nn.Parameter]:
+    """Give every layer of a group a parameter with the numbers that it reads, and take its bank away."""
+    bank = bank_of(edits.model, group.items)
+    assert isinstance(bank, TemplateBank)
+    with torch.no_grad():
+        weights = [edit.like_parameter(bank.templates, weight.detach().clone()) for weight in bank()]
+    leave_bank_(edits, group.items, weights)
+    return weights
 
 
 def _vector(site: Site) -> str:
