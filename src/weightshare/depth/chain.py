@@ -107,8 +107,8 @@ def _chain(path: str, container: nn.Sequential | nn.ModuleList, reads: Sequence[
     reasons = _open(blocks, runs, reads)
     if type(container) is not nn.Sequential and any(run.passes > 1 for run in runs):
         reasons.append(
-            f"a {type(container).__name__} is run by the forward around it, so the loop stands there, and its passes read "
-            "one weight"
+            f"a {type(container).__name__} is run by the forward around it, so the loop stands there, and its passes "
+            "read one weight"
         )
     return Chain(path, tuple(blocks), tuple(runs), tuple(dict.fromkeys(reasons)))
 

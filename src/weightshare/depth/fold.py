@@ -135,8 +135,9 @@ class LoopPlan:
             )
             for group in self.groups
         ]
-        change = "" if self.output_error is None else f" Outputs change by {error_text(self.output_error)}, relative."
-        change = change.replace("change by equal", "stay equal to the bit")
+        changed = f" Outputs change by {error_text(self.output_error)}, relative."
+        change = " Outputs stay equal to the bit." if self.output_error == 0 else changed
+        change = "" if self.output_error is None else change
         text = [
             f"Layers with |cos| ≥ {self.threshold:g} become one, {_said(self.scale)}.",
             "",
@@ -180,7 +181,7 @@ def plan_loops(
         scale: What a layer keeps: `keep` is the factor that makes it closest to what it was, trained from then on;
             `sign` is 1 or -1, as on the poster.
         keep_templates: A group that is left with more layers than templates goes on reading these, since it would store
-            more without: its coefficients become parallel, and no loop is closed. `False` gives it weights all the same.
+            more without: its coefficients become parallel, and no loop is closed. `False` gives it weights anyway.
         batches: Inputs on which the change of outputs is measured, in evaluation mode, each a tensor, a sequence of
             positional arguments or a mapping of keywords.
 
