@@ -25,6 +25,7 @@ from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
 from weightshare.depth.loops import Scaled, parallel
+from weightshare.depth.lsm import similarity_matrix
 from weightshare.depth.nearest import gram
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
 from weightshare.errors import ModelChanged, NoMatch, SpecError
@@ -230,7 +231,7 @@ def plan_loops(
             raise SpecError(f"'{name}' is on the meta device and has no numbers: load the model first.")
         if bank.coefficients.is_complex():
             raise SpecError(f"'{name}' is complex: layers that differ by a phase have no sign to fold by.")
-        labels = parallel(cosines(bank.coefficients.detach()), threshold)
+        labels = parallel(similarity_matrix(bank.coefficients), threshold)
         kinds[name] = [
             (tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind), None)
             for kind in dict.fromkeys(labels)
@@ -242,12 +243,6 @@ def plan_loops(
         error = output_error([one for one, _ in pairs], [other for _, other in pairs])
     stored = count(model).stored, count(folded).stored
     return LoopPlan(threshold, scale, keep_templates, found, chained, *stored, error)
-
-
-def cosines(coefficients: Tensor) -> Tensor:
-    """`cos(α_i, α_j)` for all pairs of rows, float64; NaN where a row is all zeros."""
-    rows = coefficients.double()
-    return (rows / rows.norm(dim=1, keepdim=True)) @ (rows / rows.norm(dim=1, keepdim=True)).mT
 
 
 def _groups(model: nn.Module) -> dict[str, TemplateGroup]:
