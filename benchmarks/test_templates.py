@@ -2,7 +2,7 @@
 
 | benchmark | ours | rival | goal |
 |---|---|---|---|
-| generating, 6 layers of 640 channels, `k` 2 and 6 | one product for all layers | templates times coefficients, summed, layer by layer | 0.67 × |
+| generating 6 layers of 640 channels, `k` 2, 6 | a product | templates times coefficients, summed, by layer | 0.67 × |
 | the same with its backward pass | | | 0.67 × |
 | training step, batch 32 of 32×32 images | SWRN-28-10-2 | WRN-28-10 | 1.05 × |
 | memory of parameters, gradients and momentum | SWRN-28-10-2 | WRN-28-10 | 0.6 × |
