@@ -17,8 +17,8 @@ from weightshare.training.recipe import Recipe, RunConfig
 RECIPE = Recipe(epochs=1, batch_size=479, warmup=0.0)
 CONFIG = {key: value for key, value in asdict(RunConfig("m")).items() if key not in ("train", "seed", "out")}
 LATER = {
-    "recipe": ("schedule", "milestones", "factor"),
-    "recipe.augment": ("pad", "repeats", "rand_augment_std"),
+    "recipe": ("schedule", "milestones", "factor", "nesterov"),
+    "recipe.augment": ("pad", "repeats", "rand_augment_std", "cutout"),
     "config.prepare": ("cut", "margin", "normalise", "label_noise"),
 }
 
@@ -56,10 +56,11 @@ def test_it_goes_on_with_the_defaults(old):
     [
         (replace(RECIPE, schedule="step"), Prepare(), "recipe.schedule is 'cosine' there and 'step' here"),
         (replace(RECIPE, augment=Augment(crop=1, pad="mean")), Prepare(), "recipe.augment.pad is 'zero' there"),
+        (replace(RECIPE, augment=Augment(cutout=3)), Prepare(), "recipe.augment.cutout is 0 there and 3 here"),
         (RECIPE, Prepare(cut=6), "config.prepare.cut is None there and 6 here"),
         (RECIPE, Prepare(label_noise=0.3), "config.prepare.label_noise is 0.0 there and 0.3 here"),
     ],
-    ids=["schedule", "pad", "cut", "label_noise"],
+    ids=["schedule", "pad", "cutout", "cut", "label_noise"],
 )
 def test_it_is_not_one_of_another_value(old, recipe, prepare, said):
     with pytest.raises(TrainingError, match=said):
