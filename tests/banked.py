@@ -117,6 +117,7 @@ SPECS: dict[str, Callable[[], Spec]] = {
     "channels": lambda: ws.Tie(rate=2, order=ws.random(3), fuse=ws.through(ws.channel_weighted)),
     "low rank": lambda: ws.Tie(rate=2, fuse=ws.mean, own=LoRA(2)),
     "scales": lambda: ws.Tie(rate=3, own=Scale("channel", shift=True)),
+    "templates": lambda: ws.Templates(2),
     "both": lambda: ws.Tie(rate=2, fuse=ws.through(ws.scalar_weighted), own=LoRA(1)),
 }
 """Five layers at rate 2: one slot has a single reader in most."""

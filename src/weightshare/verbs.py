@@ -5,20 +5,19 @@ that the first argument is changed.
 """
 
 from collections.abc import Iterable
-import copy
 from typing import Any
 
 from torch import nn
 
 from weightshare import planning
 from weightshare._typing import Where
-from weightshare.errors import ModelChanged
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.space.convert import LocalPlan, plan_local
 from weightshare.space.convert import fold_ as fold_local_
 from weightshare.surgery import edit
+from weightshare.surgery.copies import copied
 from weightshare.surgery.sites import plain, unwrapped
 
 
@@ -198,13 +197,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
     """
     model = unwrapped(model)
     refuse_untied(model)
-    try:
-        folded = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ModelChanged(
-            f"{type(model).__name__} cannot be copied: {error}. Tensors that a forward pass left on a module, as the "
-            "old weight_norm does, have to go first; torch.nn.utils.parametrizations has none."
-        ) from error
+    folded = copied(model)
     with edit.transaction(folded) as edits:
         for at, applied in reversed(list(planning.applied_plans(folded))):
             for group in reversed(applied.groups):

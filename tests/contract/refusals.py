@@ -32,6 +32,7 @@ REFUSALS: tuple[Refusal, ...] = (
     # Layers that read a bank: recurrent ones cannot, and of the others none is tied to another.
     Refusal("trained through", "recurrent", "*", r"^SpecError: .*LSTM reads its weights from a list of its own"),
     Refusal("low rank of each layer", "recurrent", "*", r"^SpecError: .*LSTM reads its weights from a list of its own"),
+    Refusal("templates", "recurrent", "*", NO_LAYER + r".*recurrent layers keep a second list"),
     Refusal("trained through", "*", "retie", r"^NothingTied"),
     Refusal("trained through", "*", "owners_only", r"^NothingTied"),
     Refusal("trained through", "*", "conflict", r"^NothingTied"),

@@ -15,6 +15,7 @@ import weightshare as ws
 from weightshare import planning
 from weightshare.decoding import mix
 from weightshare.depth.bank import LayerBank
+from weightshare.depth.templates import TemplateBank
 from weightshare.space import lattice, lowrank
 from weightshare.surgery import edit
 from weightshare.values import codebook
@@ -175,10 +176,20 @@ def untrained(self: LayerBank, slot: int) -> Tensor:
     return HONEST_SLOT(self, slot).detach()
 
 
+def fixed(self: TemplateBank) -> Any:
+    """All weights, with coefficients that are not trained."""
+    return mix(self.coefficients.detach(), self.templates).unbind()
+
+
 HONEST_SLOT = LayerBank._slot
+BANKS_STAY = (edit.Transaction, "drop_child", nothing, ("fold", "unshare"))
 BANK_SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
     "slots are not trained": (LayerBank, "_slot", untrained, ("gradient",)),
-    "banks stay": (edit.Transaction, "drop_child", nothing, ("fold", "unshare")),
+    "banks stay": BANKS_STAY,
+}
+TEMPLATE_SABOTAGE: dict[str, tuple[Any, str, Callable[..., Any], tuple[str, ...]]] = {
+    "coefficients are not trained": (TemplateBank, "make", fixed, ("gradient",)),
+    "banks stay": BANKS_STAY,
 }
 BROKEN = [("random thirds, mean", name, *row) for name, row in SABOTAGE.items()] + [
     (spec, name, *row)
@@ -186,7 +197,8 @@ BROKEN = [("random thirds, mean", name, *row) for name, row in SABOTAGE.items()]
         ("clusters", CLUSTER_SABOTAGE),
         ("lattice", LATTICE_SABOTAGE),
         ("low rank", LOW_RANK_SABOTAGE),
-        *((spec, BANK_SABOTAGE) for spec in OF_BANKS),
+        *((spec, BANK_SABOTAGE) for spec in OF_BANKS if spec != "templates"),
+        ("templates", TEMPLATE_SABOTAGE),
     )
     for name, row in rows.items()
 ]

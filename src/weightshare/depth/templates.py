@@ -3,8 +3,8 @@
     W_i = Σ_j α_ij T_j
 
 A group of `L` layers of `d` numbers stores `k` templates and `L` rows of `k` coefficients, `k(L + d)` numbers instead
-of `L·d`. All of it is trained as it is. Layers whose coefficients become parallel do the same but for a scale: the layer
-similarity matrix says which, and `fold` makes one layer of them, in a loop.
+of `L·d`. All of it is trained as it is. Layers whose coefficients become parallel do the same but for a scale: the
+layer similarity matrix says which, and `fold` makes one layer of them, in a loop.
 
 Where in the grid: items are layers, slots are templates, and the assignment is soft and trained.
 Source: Savarese 2019; Wang 2024 (Basis Sharing) for the start from trained weights.
@@ -277,11 +277,7 @@ class Templates(Spec):
 
     def unshare_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """Give every layer a parameter with the numbers that it reads; see `Spec.unshare_`."""
-        bank = bank_of(edits.model, group.items)
-        assert isinstance(bank, TemplateBank)
-        with torch.no_grad():
-            weights = [weight.detach().clone() for weight in bank()]
-        leave_bank_(edits, group.items, [edit.like_parameter(bank.templates, weight) for weight in weights])
+        release_(edits, group)
 
     def fold_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """The same: without our class in it, a model can only hold dense weights. `plan_loops` makes fewer of them."""
@@ -308,6 +304,16 @@ class Templates(Spec):
         sizes = torch.linalg.eigvalsh(gram([tensor.detach() for tensor in tensors])).clamp(min=0)
         lost = sizes[: max(0, len(sizes) - self.templates)].sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
         return min(1.0, float(lost.sqrt()))
+
+
+def release_(edits: edit.Transaction, group: TemplateGroup) -> list[nn.Parameter]:
+    """Give every layer of a group a parameter with the numbers that it reads, and take its bank away."""
+    bank = bank_of(edits.model, group.items)
+    assert isinstance(bank, TemplateBank)
+    with torch.no_grad():
+        weights = [edit.like_parameter(bank.templates, weight.detach().clone()) for weight in bank()]
+    leave_bank_(edits, group.items, weights)
+    return weights
 
 
 def _vector(site: Site) -> str:

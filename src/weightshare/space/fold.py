@@ -6,7 +6,7 @@ what that does to outputs on given inputs.
 In the grid: across positions, from nothing shared back to everything shared. Source: none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 from typing import Any
@@ -18,6 +18,7 @@ from weightshare._table import render, shape_text
 from weightshare.errors import ModelChanged, NoMatch, SpecError
 from weightshare.space.layer import LocalLayer
 from weightshare.surgery import edit
+from weightshare.surgery.compare import error_text, output_error, ratio
 from weightshare.surgery.count import count
 from weightshare.surgery.sites import unwrapped
 from weightshare.surgery.watch import run, watching
@@ -74,9 +75,9 @@ class FoldPlan:
         columns = ("layer", "positions", "stored before", "after", "kernels' error", "outputs' error")
         rows: list[list[object]] = []
         for row in self.rows:
-            errors = (_error_text(error) for error in (row.error, row.output_error))
+            errors = (error_text(error) for error in (row.error, row.output_error))
             rows.append([row.path, shape_text(row.positions), row.stored_before, row.stored_after, *errors])
-        rows.append(["whole model", "", self.stored_before, self.stored_after, "", _error_text(self.output_error)])
+        rows.append(["whole model", "", self.stored_before, self.stored_after, "", error_text(self.output_error)])
         return render(columns, rows, numbers=columns[2:])
 
 
@@ -123,14 +124,14 @@ def plan_fold(model: nn.Module, inputs: Any = None) -> FoldPlan:
                     edits.replace(path, torch_layers[path])
                 after = run(model, inputs)
                 edits.roll_back()
-        whole = _relative(_tensors(before), _tensors(after))
+        whole = output_error(before, after)
     rows, counted = [], set()
     for path, layer in layers.items():
         again = {name for name, one in layer._parameters.items() if id(one) in counted}  # stored once, and so it stays
         stored = sum(one.numel() for one in layer.parameters() if id(one) not in counted)
         kept = sum(one.numel() for name, one in torch_layers[path].named_parameters() if name not in again)
         counted |= {*map(id, layer.parameters())}
-        out = _ratio(*seen[path]) if path in seen else None
+        out = ratio(*seen[path]) if path in seen else None
         rows.append(FoldRow(path, layer.positions, stored, kept, kernel_error(layer), out))
     return FoldPlan(tuple(rows), whole, count(model).stored)
 
@@ -203,7 +204,7 @@ def kernel_error(layer: LocalLayer) -> float:
             continue
         values = tensor.detach().double().flatten(1)
         mean = values.mean(0)
-        error = _ratio(float((values - mean).square().mean()), float(mean.square().mean()))
+        error = ratio(float((values - mean).square().mean()), float(mean.square().mean()))
         worst = error if math.isnan(error) else max(worst, error)
     return worst
 
@@ -221,28 +222,3 @@ def _mean(kernels: Tensor) -> Tensor:
 def _equal(kernels: Tensor) -> bool:
     first = kernels[:1]
     return bool(((kernels == first) | (kernels.isnan() & first.isnan())).all())
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """The floating-point tensors of whatever a network returns, but the empty ones."""
-    from torch.utils._pytree import tree_leaves
-
-    return [
-        leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()
-    ]
-
-
-def _relative(before: Sequence[Tensor], after: Sequence[Tensor]) -> float | None:
-    if not before:
-        return None
-    off = sum((b.double() - a.double()).square().sum().item() for b, a in zip(before, after, strict=True))
-    return _ratio(off, sum(b.double().square().sum().item() for b in before))
-
-
-def _ratio(off: float, size: float) -> float:
-    """The root of one sum of squares over that of another; infinite where something is off from nothing."""
-    return math.sqrt(off / size) if size else math.inf if off else 0.0
-
-
-def _error_text(error: float | None) -> str:
-    return "" if error is None else "equal" if error == 0 else f"{error:.2e}"

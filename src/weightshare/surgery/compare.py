@@ -1,7 +1,9 @@
-"""Comparisons of tensors: which hold the same bits, and which lie in the same memory."""
+"""Comparisons of tensors: which hold the same bits, which lie in the same memory, and how far outputs are apart."""
 
 from collections.abc import Mapping
 from itertools import pairwise
+import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +49,36 @@ def same_numbers(left: object, right: object) -> bool:
     if type(left) in (Tensor, nn.Parameter) and type(right) in (Tensor, nn.Parameter):
         return same_bits(left, right)
     return torch.equal(left, right)  # distributed and other tensors know themselves how to compare
+
+
+def output_error(before: Any, after: Any) -> float | None:
+    """How far what a network gives is from what it gave: root of the sum of squares, relative; `None` without numbers.
+
+    Args:
+        before: Whatever a network returns: tensors in lists, tuples or mappings.
+        after: The same for another network of the same outputs.
+    """
+    left, right = (_tensors(output) for output in (before, after))
+    if not left:
+        return None
+    off = sum((b.double() - a.double()).square().sum().item() for b, a in zip(left, right, strict=True))
+    return ratio(off, sum(b.double().square().sum().item() for b in left))
+
+
+def ratio(off: float, size: float) -> float:
+    """The root of one sum of squares over that of another; infinite where something is off from nothing."""
+    return math.sqrt(off / size) if size else math.inf if off else 0.0
+
+
+def error_text(error: float | None) -> str:
+    """A relative error for a table."""
+    return "" if error is None else "equal" if error == 0 else f"{error:.2e}"
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The floating-point tensors of whatever a network returns, but the empty ones."""
+    from torch.utils._pytree import tree_leaves
+
+    return [
+        leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()
+    ]

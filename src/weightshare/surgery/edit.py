@@ -55,7 +55,7 @@ class Transaction:
         if not path:
             raise ModelChanged(f"{type(self.model).__name__} is the layer itself: nothing holds it. Wrap it first.")
         before = self.model.get_submodule(path)
-        for owner in self.model.modules():
+        for owner in list(self.model.modules()):  # before the first edit: the new module may hold the old one
             for name, child in owner._modules.items():
                 if child is before:
                     self._undo.append(lambda owner=owner, name=name: setattr(owner, name, before))
