@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 import hashlib
 import math
 import sys
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +38,18 @@ class Handle(ABC):
             is read, or has a handle of this kind already.
     """
 
+    looks: ClassVar[bool] = False
+    """Whether it looks at the parameters and changes none: they may be frozen, then, and of any dtype."""
+
     def __init__(self, optimizer: torch.optim.Optimizer, model: nn.Module, sites: Sequence[Site], spec: object) -> None:
         self.optimizer = innermost(optimizer)
         self.model, self.spec, self.sites = plain(model), spec, tuple(sites)
         name = type(spec).__name__
         _refuse_kind(self.optimizer, name)
-        for site in self.sites:
-            _refuse(site, name)
-        self._owners()
+        if not self.looks:
+            for site in self.sites:
+                _refuse(site, name)
+            self._owners()
         self._refuse_twice(name)
         self.steps = 0
         self._depth = 0
@@ -124,7 +128,8 @@ class Handle(ABC):
                     f"{type(self.spec).__name__}: the model does not read the '{site.path}' any more that this was "
                     "attached to. Share first, then make the optimizer, then attach."
                 )
-            _refuse(site, type(self.spec).__name__)
+            if not self.looks:
+                _refuse(site, type(self.spec).__name__)
 
     def _owners(self) -> list[dict[str, Any]]:
         """The group of the optimizer that owns each parameter now."""
@@ -178,6 +183,22 @@ class Handle(ABC):
                             f"{name}: '{mine[id(site.tensor)]}' has one already: {other.spec!r}. Remove that handle "
                             "first, or leave the parameter out of one of the two where=."
                         )
+
+
+def add_to_gradient(parameter: Tensor, direction: Tensor, strength: float, optimizer: torch.optim.Optimizer) -> None:
+    """Add `strength·direction` to a parameter's gradient, if it has one, before a step.
+
+    Args:
+        parameter: Whose gradient changes.
+        direction: Of its shape.
+        strength: Factor on it.
+        optimizer: A fused one that unscales gradients by itself gets the addition scaled.
+    """
+    if parameter.grad is None:
+        return
+    scale = getattr(optimizer, "grad_scale", None)
+    factor = strength if scale is None else strength * float(scale)
+    parameter.grad.add_(direction.to(parameter.grad.dtype), alpha=factor)
 
 
 def innermost(optimizer: Any) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from weightshare.errors import SpecError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 MOST_NAMES = 24
@@ -64,16 +65,30 @@ def draw_similarity(
     shades = ScalarMappable(Normalize(low, high), "viridis")
     drawn = figure.subplots(1, len(titled), squeeze=False)[0]
     for axes, (title, one) in zip(drawn, titled.items(), strict=True):
-        axes.pcolormesh(one.values.numpy(), cmap=shades.cmap, norm=shades.norm, edgecolors="none")
+        draw_matrix(axes, one, shades)
         _name(axes, one, cell)
         axes.set_title(title, color=INK, fontsize=10)
         if max(len(one.rows), len(one.columns)) <= MOST_NUMBERS:
             _number(axes, one, low, high)
-    bar = figure.colorbar(shades, ax=list(drawn), shrink=0.8, pad=0.02)
+    colour_bar(figure, shades, list(drawn), next(iter(titled.values())).measure)
+    return figure
+
+
+def draw_matrix(axes: "Axes", one: Similarity, shades: "ScalarMappable") -> None:
+    """Draw a square for each pair of layers, the first layer above and on the left, without any names."""
+    rows, columns = one.values.shape
+    low, high = shades.get_clim()
+    axes.pcolormesh(one.values.numpy(), cmap=shades.get_cmap(), vmin=low, vmax=high, edgecolors="none")
+    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=(), yticks=())
+    quiet(axes)
+
+
+def colour_bar(figure: "Figure", shades: "ScalarMappable", axes: "Sequence[Axes]", label: str) -> None:
+    """Draw one bar that says what the colours of all axes mean."""
+    bar = figure.colorbar(shades, ax=list(axes), shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, colors=INK, labelsize=9)
-    bar.set_label(next(iter(titled.values())).measure, color=INK, fontsize=9)
-    return figure
+    bar.set_label(label, color=INK, fontsize=9)
 
 
 def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -98,7 +113,7 @@ def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
 
 def _name(axes: "Axes", one: Similarity, cell: float) -> None:
     (down, rows), (across, columns) = short_names(one.rows), short_names(one.columns)
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal", xlabel=across, ylabel=down)
+    axes.set(xlabel=across, ylabel=down)
     for names, put in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
         every = -(-len(names) // MOST_NAMES)
         put([at + 0.5 for at in range(0, len(names), every)], names[::every])

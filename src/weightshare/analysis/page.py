@@ -9,8 +9,10 @@ import re
 from typing import Any
 
 from weightshare._table import shape_text
+from weightshare.analysis.lsm import draw_evolution
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.decoding import Decoded
+from weightshare.depth.record import Evolution
 from weightshare.depth.templates import TemplateGroup
 from weightshare.planning import Plan
 
@@ -70,6 +72,7 @@ def run_page(
     summary: Mapping[str, Any],
     environment: Mapping[str, Any],
     config_text: str,
+    evolution: Evolution | None = None,
 ) -> str:
     """The page of one run.
 
@@ -80,6 +83,7 @@ def run_page(
         summary: What `summary.json` holds.
         environment: Seed, versions, machine, commit.
         config_text: The configuration as YAML.
+        evolution: How layers that mix templates became alike, if there are any.
 
     Returns:
         HTML text.
@@ -104,6 +108,7 @@ def run_page(
             Section("Loss", picture=svg(draw_curves({"training": [history]}, "train_loss", "training loss"), "Loss")),
             *_values_section(history),
             *_space_section(history),
+            *_similarity_section(history, evolution),
             Section(
                 "Numbers",
                 columns=("number", "value", "meaning"),
@@ -167,6 +172,17 @@ def _space_section(history: Sequence[Mapping[str, float]]) -> list[Section]:
     )
     picture = svg(draw_curves(shown, "log", "−log SNR of kernels"), "Kernels over positions") if shown else ""
     return [Section("Positions that share", text=text, picture=picture)]
+
+
+def _similarity_section(history: Sequence[Mapping[str, float]], evolution: Evolution | None) -> list[Section]:
+    """How layers that mix templates became alike, where there are any."""
+    if evolution is None:
+        return []
+    text = (
+        f"Layers that mix templates: |cos| of their coefficients, {history[-1]['layer_similarity']:.3f} in the end as "
+        "a mean over pairs. Where it is 1, two layers are one up to a factor, and one of them can be folded away."
+    )
+    return [Section("Layers that became alike", text=text, picture=svg(draw_evolution(evolution), "Layer similarity"))]
 
 
 def plan_sections(plans: Sequence[Plan]) -> list[Section]:

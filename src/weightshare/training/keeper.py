@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from weightshare.depth.record import RecordHandle
 from weightshare.errors import TrainingError
 from weightshare.files.atomic import write_text
+from weightshare.files.evolution import save_evolution
 from weightshare.hooks import Handle
 from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
 from weightshare.training.workplace import Stop, Stopped
@@ -19,7 +21,7 @@ from weightshare.training.workplace import Stop, Stopped
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+CHECKPOINT, METRICS, EVOLUTION = "checkpoint.safetensors", "metrics.jsonl", "similarity.safetensors"
 AGREE_EVERY = 10  # steps after which several processes ask each other whether to stop
 
 
@@ -58,7 +60,7 @@ class Keeper:
         rank = self.fabric.global_rank
         at = read_snapshot(self.path, self.model, self.optimizer, self.run, rank, self.scaler, self.hooks)
         if self.fabric.is_global_zero:
-            self._write_metrics(at)  # a process may have been killed between the two files
+            self._write_beside(at)  # a process may have been killed between the files
         return at
 
     def is_due(self, stop: Stop, step: int) -> bool:
@@ -69,7 +71,7 @@ class Keeper:
         return step % AGREE_EVERY == 0 and self._any(due)
 
     def keep(self, at: Progress) -> None:
-        """Write the state, then the metrics."""
+        """Write the state, then what is read from it: the metrics, and how layers became alike."""
         if self.path is None:
             return
         at.scaler = self.scaler.state_dict() if self.scaler else None
@@ -77,7 +79,7 @@ class Keeper:
         states = _gathered(self.fabric, generators())
         if self.fabric.is_global_zero:
             write_snapshot(self.path, self.model, self.optimizer, at, states)
-            self._write_metrics(at)
+            self._write_beside(at)
         self.fabric.barrier()
         self.kept = time.monotonic()
 
@@ -117,10 +119,13 @@ class Keeper:
         votes = self.fabric.all_reduce(torch.tensor(float(here), device=self.fabric.device), reduce_op="sum")
         return bool(torch.as_tensor(votes) > 0)
 
-    def _write_metrics(self, at: Progress) -> None:
+    def _write_beside(self, at: Progress) -> None:
         assert self.path is not None
         lines = (json.dumps(row, allow_nan=False) + "\n" for row in at.history)
         write_text(self.path.with_name(METRICS), "".join(lines))
+        for hook in self.hooks:
+            if isinstance(hook, RecordHandle):
+                save_evolution(hook.kept, self.path.with_name(EVOLUTION))
 
 
 def _gathered(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from weightshare.depth.lsm import layer_similarity, mean_similarity, mixtures
+from weightshare.depth.record import Record, RecordHandle
 from weightshare.errors import SpecError, TrainingError
+from weightshare.hooks import Handle
 from weightshare.optimizer import check, param_groups
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
@@ -22,7 +25,7 @@ from weightshare.training.keeper import Keeper
 from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
-from weightshare.training.snapshot import NOISE, Progress
+from weightshare.training.snapshot import NOISE, SIMILARITY, Progress
 from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.values.baselines import Baseline
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MEASURED = ("weights", "distinct", "zero", "penalty")
+RECORDED = (0.02, 0.1, 0.5)
+"""Fractions of all steps at which coefficients of templates are kept, beside the start and the end of each epoch."""
 History = list[dict[str, float]]
 
 
@@ -59,8 +64,9 @@ def fit(
         data: Where it learns and is measured.
         recipe: The schedule.
         seed: Of the order of the images and of whatever the network and augmentation draw from torch.
-        folder: Where `checkpoint.safetensors` and `metrics.jsonl` go, for this process alone; a checkpoint that is
-            there already is resumed from. `None` keeps nothing.
+        folder: Where `checkpoint.safetensors`, `metrics.jsonl` and, of a model with `Templates`,
+            `similarity.safetensors` go, for this process alone; a checkpoint that is there already is resumed from.
+            `None` keeps nothing.
         fabric: Device, precision and strategy; `None` is one process on the best device.
         label: What the progress bar says.
         checkpoint_minutes: After how many minutes state is kept inside an epoch too. It is so after every epoch, and
@@ -75,7 +81,7 @@ def fit(
         `test_accuracy` (fractions), `seconds` (training and evaluation of that epoch), `images_per_second` (training
         alone); with regularisers also `distinct_share` and `zero_share` (of the regularised weights), and `penalty`
         (the sum of their `R`); with local layers `noise_within_modules` and `noise_over_positions`, the inverse of
-        `SNR_w`, averaged over them.
+        `SNR_w`, averaged over them; with `Templates` also `layer_similarity`, the mean of `LSM_ij` over pairs.
 
     Raises:
         TrainingError: If the model does not fit the data or its teacher, the loss is not finite, another process is at
@@ -117,11 +123,14 @@ def fit(
     with ExitStack() as around:
         if folder is not None:
             around.enter_context(at_work(folder))
-        hooks: list[ProximalHandle | Baseline | SleepHandle] = [
+        hooks: list[Handle] = [
             around.enter_context(entry.spec(recipe.epochs * steps).attach_(optimizer, model, entry.where))
             for entry in recipe.regularise
         ]
         hooks += [around.enter_context(entry.spec.attach_(optimizer, model, entry.where)) for entry in recipe.sleep]
+        if mixtures(model):
+            moments = tuple(max(1, round(fraction * recipe.epochs * steps)) for fraction in RECORDED)
+            hooks.append(around.enter_context(Record(at=moments).attach_(optimizer, model)))
         keeper = Keeper(folder, fabric, model, optimizer, run, checkpoint_minutes, hooks)
         at = keeper.resume()
         stop = around.enter_context(stoppable(active=folder is not None))
@@ -173,6 +182,8 @@ def fit(
             for hook in hooks:
                 if isinstance(hook, SleepHandle):
                     hook.epoch_ended()
+                if isinstance(hook, RecordHandle):
+                    hook.now()
             train_loss, train_accuracy = _means(fabric, sums)
             # The bare model, since a wrapper has every process run as many batches as every other one.
             _share_buffers(fabric, model)
@@ -189,6 +200,7 @@ def fit(
                 "images_per_second": steps * batch_size * copies / trained,
                 **_shared(hooks),
                 **_shared_in_space(model),
+                **_alike(model),
             }
             at = Progress(run, [*at.history, row])
             board.scalars((epoch + 1) * steps, **{key: value for key, value in row.items() if key != "lr"})
@@ -239,9 +251,10 @@ def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tenso
     return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
 
 
-def _shared(hooks: Sequence[ProximalHandle | Baseline | SleepHandle]) -> dict[str, float]:
+def _shared(hooks: Sequence[Handle]) -> dict[str, float]:
     """How far the regularised weights are shared, over all layers."""
-    rows = [row for hook in hooks if not isinstance(hook, SleepHandle) for row in hook.measure().values()]
+    measured = [hook.measure() for hook in hooks if isinstance(hook, ProximalHandle | Baseline)]
+    rows = [row for found in measured for row in found.values()]
     if not rows:
         return {}
     weights, distinct, zero, penalty = (sum(row[key] for row in rows) for key in MEASURED)
@@ -254,6 +267,11 @@ def _shared_in_space(model: nn.Module) -> dict[str, float]:
     if not rows:
         return {}
     return {key: sum(noise) / len(rows) for key, noise in zip(NOISE, zip(*rows, strict=True), strict=True)}
+
+
+def _alike(model: nn.Module) -> dict[str, float]:
+    """How far layers that mix templates are one: the mean of the layer similarity matrix over pairs."""
+    return {SIMILARITY[0]: mean_similarity(layer_similarity(model))} if mixtures(model) else {}
 
 
 def _digest(data: Data) -> str:

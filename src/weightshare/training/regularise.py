@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from weightshare.depth.regularise import SimilarityPenalty
 from weightshare.errors import ConfigError
+from weightshare.hooks import expect_number
 from weightshare.values.baselines import BetaLasso, Subgradient
 from weightshare.values.codebook import Codebook
 from weightshare.values.proximal import Proximal, Ramp
 
-Kind = Literal["proximal", "subgradient", "beta_lasso"]
+Kind = Literal["proximal", "subgradient", "beta_lasso", "layer_similarity"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,9 @@ class Regularise:
     """One regulariser and where it applies.
 
     Args:
-        kind: `proximal` (`weightshare.Proximal`), or a baseline: `subgradient` of the same penalty, `beta_lasso`.
-        strength: Of the pairwise penalty; of β-lasso, λ.
+        kind: `proximal` (`weightshare.Proximal`), or a baseline: `subgradient` of the same penalty, `beta_lasso`; or,
+            of layers that mix templates, `layer_similarity`.
+        strength: Of the pairwise penalty; of β-lasso, λ; of `layer_similarity`, of `1 − |cos|` averaged over pairs.
         l1: Of `proximal`: strength of the ℓ1 norm.
         rewind: Of `proximal`: ρ, 0 to 1.
         rewind_to: ρ at the end of training, which it goes to in equal steps; nothing for a constant.
@@ -26,7 +29,9 @@ class Regularise:
         exact_every: Of `proximal`: after how many steps the exact map is applied; 0 is at the end alone.
         l1_per_step: Of `proximal`: whether the learning rate scales the ℓ1 threshold.
         beta: Of `beta_lasso`.
-        where: A glob, a list of globs, or nothing for the weights of linear and convolutional layers.
+        warmup: Of `layer_similarity`: fraction of all steps over which its strength rises from 0, 0 to 1.
+        where: A glob, a list of globs, or nothing for the weights of linear and convolutional layers; of
+            `layer_similarity` layers that mix templates, each standing for its group, or nothing for all of them.
 
     Raises:
         ConfigError: If a value does not go with the kind.
@@ -43,26 +48,31 @@ class Regularise:
     exact_every: int = 0
     l1_per_step: bool = True
     beta: float = 50.0
+    warmup: float = 0.0
     where: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         mine = {"proximal": ("l1", "rewind", "rewind_to", "every", "granularity", "exact_every", "l1_per_step")}
-        mine |= {"beta_lasso": ("beta",), "subgradient": ()}
+        mine |= {"beta_lasso": ("beta",), "subgradient": (), "layer_similarity": ("warmup",)}
         defaults = type(self).__dataclass_fields__
         for kind, names in mine.items():
             for name in names:
                 if kind != self.kind and getattr(self, name) != defaults[name].default:
                     raise ConfigError(f"regularise.{name} goes with kind: {kind}, not with {self.kind}.")
         self.spec(steps=1)
+        expect_number("regularise.warmup", self.warmup, 0, 1)
         if not self.strength and not self.l1:
             raise ConfigError("regularise: there is nothing to do; give strength, or l1, above 0.")
 
-    def spec(self, steps: int) -> Proximal | Subgradient | BetaLasso:
+    def spec(self, steps: int) -> Proximal | Subgradient | BetaLasso | SimilarityPenalty:
         """What the names stand for, in a training of so many steps."""
         if self.kind == "subgradient":
             return Subgradient(self.strength)
         if self.kind == "beta_lasso":
             return BetaLasso(self.strength, self.beta)
+        if self.kind == "layer_similarity":
+            rise = round(self.warmup * steps)
+            return SimilarityPenalty(self.strength, Ramp(0.0, 1.0, rise) if rise else None)
         rewind = self.rewind if self.rewind_to is None else Ramp(self.rewind, self.rewind_to, steps)
         return Proximal(
             self.strength, self.l1, rewind, self.every, self.granularity, self.exact_every, self.l1_per_step

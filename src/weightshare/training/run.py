@@ -4,6 +4,7 @@ config.yaml             the configuration, defaults included
 environment.json        seeds, versions, hardware, commit
 plan.json               what was shared (absent for a plain network)
 metrics.jsonl           one line for each epoch
+similarity.safetensors  coefficients of layers that mix templates, as they changed (absent where none do)
 checkpoint.safetensors  state of the training, to resume from
 model.safetensors       the trained model with its plans, for `weightshare.load`
 folded.safetensors      the folded plain model
@@ -28,11 +29,12 @@ from weightshare.analysis.report import report
 from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.files.checkpoint import load, save
+from weightshare.files.evolution import load_evolution
 from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
-from weightshare.training.keeper import CHECKPOINT, METRICS
+from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
 from weightshare.training.loop import evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.snapshot import differences
@@ -249,7 +251,8 @@ def write_page(folder: Path, plans: list[Plan], history: list[dict[str, float]],
     if not isinstance(details, dict) or not details.keys() >= {"gpu", "cores"}:
         raise FileError(f"'{folder / ENVIRONMENT}' is damaged: it names no machine.")
     config_text = (folder / CONFIG).read_text(encoding="utf-8")
-    write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text))
+    evolution = load_evolution(folder / EVOLUTION) if "layer_similarity" in history[-1] else None
+    write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text, evolution))
     return folder / PAGE
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from weightshare.depth import fuse as fusions
 from weightshare.depth import topology
+from weightshare.depth.templates import Init, Templates, Within
 from weightshare.depth.tie import Tie
 from weightshare.depth.transform import LoRA, Scale
 from weightshare.errors import ConfigError
@@ -14,15 +15,18 @@ SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal[
     "first", "mean", "weighted_mean", "permuted_mean", "least_squares", "scalar_weighted", "channel_weighted"
 ]
+OF_TEMPLATES = ("templates", "init", "within")
 
 
 @dataclass(frozen=True)
 class Share:
-    """One `Tie` and where it applies, by names.
+    """One `Tie`, or one `Templates`, and where it applies, by names.
 
     Args:
         rate: Share rate; or
-        slots: the slot of each layer.
+        slots: the slot of each layer; or
+        templates: how many templates the layers of a group mix. Of what follows, `init`, `within` and `where` go with
+            it, and the rest with a rate or slots.
         order: `sequential`, `strided` or `random`.
         order_seed: Seed of the random order.
         spread: `uniform`, `front`, `middle` or `back`.
@@ -32,6 +36,8 @@ class Share:
         through: Whether all that is fused is trained, and fused in each forward pass.
         lora: Rank of what each layer adds of its own, or nothing.
         scale: Whether each layer scales what it reads: by a `scalar`, or for each `channel`; or nothing.
+        init: Of templates: `orthogonal`, `sparse` or `from_pretrained`.
+        within: Of templates: whether a group is of a `stage` or of the whole `model`.
         where: A glob, a list of globs and exclusions (`!*norm*`), or nothing for all that fits.
     """
 
@@ -45,15 +51,27 @@ class Share:
     through: bool = False
     lora: int | None = None
     scale: Literal["scalar", "channel"] | None = None
+    templates: int | None = None
+    init: Init = "orthogonal"
+    within: Within = "stage"
     where: str | list[str] | None = None
 
     @property
-    def spec(self) -> Tie:
+    def spec(self) -> Tie | Templates:
         """The spec that the names stand for.
 
         Raises:
-            SpecError: If its values do not go together.
+            ConfigError: If its values do not go together.
+            SpecError: If one is out of its range.
         """
+        given = {name for name, entry in self.__dataclass_fields__.items() if getattr(self, name) != entry.default}
+        for name in sorted(given - {"where"}):
+            if (name in OF_TEMPLATES) != (self.templates is not None):
+                kinds = ["templates", "a rate or slots"]
+                goes, not_with = kinds if name in OF_TEMPLATES else reversed(kinds)
+                raise ConfigError(f"share.{name} goes with {goes}, not with {not_with}.")
+        if self.templates is not None:
+            return Templates(self.templates, self.init, self.within)
         order = topology.random(self.order_seed) if self.order == "random" else getattr(topology, self.order)
         if (self.weights is not None) != (self.fuse == "weighted_mean"):
             raise ConfigError("share: weights go with fuse: weighted_mean, and it needs them.")

@@ -7,6 +7,7 @@ and generators as they were.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from inspect import signature
+from itertools import product
 import math
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 from weightshare.hooks import Handle
 from weightshare.training.recipe import Recipe, RunConfig
+from weightshare.training.regularise import Regularise
+from weightshare.training.share import Share
 
 KIND = "training"
 ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
 SHARED = ("distinct_share", "zero_share", "penalty")  # of a run with regularisers
 NOISE = ("noise_within_modules", "noise_over_positions")  # of a run with local layers
+SIMILARITY = ("layer_similarity",)  # of a run with templates
 
 
 @dataclass
@@ -188,7 +192,8 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
-        known = [{*ROW, *shared, *noise} for shared in ((), SHARED) for noise in ((), NOISE)]
+        more = product(((), SHARED), ((), NOISE), ((), SIMILARITY))
+        known = [{*ROW, *shared, *noise, *alike} for shared, noise, alike in more]
         if set(row) not in known or not all(_finite(value) for value in row.values()):
             raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
     counts = [row["epoch"] for row in progress.history]
@@ -202,9 +207,15 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
 
 def _completed(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     """What a file says of its run, with the defaults of what configurations could not say yet when it was written."""
-    defaults = {"recipe": asdict(Recipe()), "config": asdict(RunConfig(model=""))}
+    regularise, share = [asdict(Regularise(strength=1.0))], [asdict(Share())]  # of a list one entry stands for all
+    defaults = {
+        "recipe": asdict(Recipe()) | {"regularise": regularise},
+        "config": asdict(RunConfig(model="")) | {"share": share},
+    }
 
     def filled(one: Any, other: Any, default: Any) -> Any:
+        if all(isinstance(part, list) and part for part in (one, other, default)) and len(one) == len(other):
+            return [filled(*pair, default[0]) for pair in zip(one, other, strict=True)]
         if not all(isinstance(part, dict) for part in (one, other, default)):
             return one
         later = {key: default[key] for key in other if key in default and key not in one}

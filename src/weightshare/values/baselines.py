@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from weightshare._typing import Where
 from weightshare.errors import SpecError
-from weightshare.hooks import Handle, expect_number
+from weightshare.hooks import Handle, add_to_gradient, expect_number
 from weightshare.surgery.count import distinct
 from weightshare.values.choice import trained_weights
 from weightshare.values.pairwise import pairwise_penalty, pairwise_subgradient
@@ -75,7 +75,7 @@ class SubgradientHandle(Baseline):
 
     def before(self) -> None:
         for site in self.sites:
-            _add(site.tensor, pairwise_subgradient(_whole(site.tensor)), self.spec.strength, self.optimizer)
+            add_to_gradient(site.tensor, pairwise_subgradient(_whole(site.tensor)), self.spec.strength, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class BetaLassoHandle(Baseline):
 
     def before(self) -> None:
         for site in self.sites:
-            _add(site.tensor, _whole(site.tensor).sign(), self.spec.strength, self.optimizer)
+            add_to_gradient(site.tensor, _whole(site.tensor).sign(), self.spec.strength, self.optimizer)
 
     @torch.no_grad()
     def after(self) -> None:
@@ -124,12 +124,3 @@ def _whole(parameter: Tensor) -> Tensor:
     if group is not None:
         raise SpecError("the baselines work on whole parameters, this one is sharded over processes.")
     return part
-
-
-def _add(parameter: Tensor, direction: Tensor, strength: float, optimizer: torch.optim.Optimizer) -> None:
-    """Add to a gradient; a fused optimizer that unscales by itself gets it scaled."""
-    if parameter.grad is None:
-        return
-    scale = getattr(optimizer, "grad_scale", None)
-    factor = strength if scale is None else strength * float(scale)
-    parameter.grad.add_(direction.to(parameter.grad.dtype), alpha=factor)

@@ -53,6 +53,35 @@ def test_transforms_and_what_is_trained_through_can_be_said_by_options(capsys):
     assert "lora and scale do not go together" in capsys.readouterr().err
 
 
+def test_templates_can_be_planned_and_trained_by_options(capsys, tmp_path):
+    options = ["--templates", "2", "--where", "blocks.*.pointwise"]
+    assert call("plan", "convmixer:16/4/2/3", *options, "--json", str(tmp_path / "plan.json")) == 0
+    plan = Plan.from_json((tmp_path / "plan.json").read_text())
+    assert repr(plan.spec) == "Templates(templates=2)"
+    assert f"{plan.stored_after:,}" in capsys.readouterr().out
+    assert call("plan", "convmixer:16/4/2/3", *options, "--rate", "2") == 1
+    assert "share.rate goes with a rate or slots, not with templates" in capsys.readouterr().err
+    more = ["--template-init", "sparse", "--within", "model", "--epochs", "1", "--device", "cpu"]
+    assert call("train", "convmixer:8/3/2/3", *options, *more, "--out", str(tmp_path / "run")) == 0
+    assert "layer_similarity" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    (entry,) = read_config(tmp_path / "run").share
+    assert (entry.templates, entry.init, entry.within) == (2, "sparse", "model")
+
+
+def test_templates_and_ties_take_each_others_place(tmp_path):
+    file, out = tmp_path / "run.yaml", tmp_path / "plan.json"
+    start = ["plan", "convmixer:16/4/2/3", "--config", str(file), "--json", str(out)]
+    file.write_text("share: [{rate: 2, order: strided, fuse: mean, where: blocks.*.pointwise}]\n")
+    assert call(*start, "--templates", "3") == 0
+    assert repr(Plan.from_json(out.read_text()).spec) == "Templates(templates=3)"
+    file.write_text("share: [{templates: 2, init: sparse, within: model, where: blocks.*.pointwise}]\n")
+    assert call(*start, "--rate", "2") == 0
+    assert repr(Plan.from_json(out.read_text()).spec) == "Tie(rate=2)"
+    file.write_text("share: [{templates: 2, where: blocks.*.pointwise}, {rate: 2, where: blocks.*.depthwise}]\n")
+    assert call(*start) == 0
+    assert repr(Plan.from_json((tmp_path / "plan-2.json").read_text()).spec) == "Tie(rate=2)"
+
+
 def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
     (tmp_path / "run.yaml").write_text(
         "model: convmixer:16/4/2/3\nshare: [{rate: 2, where: blocks.*.pointwise}]\ntrain: {epochs: 9}\n"

@@ -1,4 +1,4 @@
-"""The command line: text in, text out. What it does is done by `training`, `experiments` and the verbs."""
+"""The commands: each takes options, calls what does the work, and prints what it says."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,19 +6,44 @@ from importlib.metadata import version
 import os
 from pathlib import Path
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from weightshare._table import render
 from weightshare.analysis.report import report as report_on
+from weightshare.cli.options import (
+    Config,
+    DataDir,
+    Fuse,
+    ImageSize,
+    Lora,
+    Model,
+    ModelArg,
+    Order,
+    OrderSeed,
+    Rate,
+    ScaleBy,
+    Slots,
+    Spread,
+    TemplateInit,
+    Templates,
+    Through,
+    Weights,
+    Where,
+    Within,
+    configuration,
+    pairs,
+    present,
+    sharing,
+)
 from weightshare.depth.fuse import mean
+from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
 from weightshare.files.checkpoint import save
 from weightshare.files.sizes import sizes
 from weightshare.models.by_name import build
-from weightshare.training.recipe import RunConfig, Share, read_yaml, strict
 from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
 
@@ -27,28 +52,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str | None, typer.Argument(help="convmixer:C/D/P/K, timm:NAME or module:callable.")]
-Config = Annotated[Path | None, typer.Option(help="A YAML file with any of these settings; options here win over it.")]
-ModelArg = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the model's constructor; may be repeated.")]
-Rate = Annotated[float | None, typer.Option(help="Share rate: how many layers read one slot.")]
-Slots = Annotated[str | None, typer.Option(help="Instead of a rate: the slot of each layer, such as 0,0,1,1.")]
-Order = Annotated[str | None, typer.Option(help="sequential, strided or random.")]
-OrderSeed = Annotated[int | None, typer.Option(help="Seed of the random order.")]
-Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back.")]
-Fuse = Annotated[str | None, typer.Option(help="first, mean, weighted_mean, permuted_mean or least_squares.")]
-Weights = Annotated[str | None, typer.Option(help="Of weighted_mean: one for each layer, such as 1,0.5,1,0.5.")]
-Through = Annotated[bool | None, typer.Option("--through", help="Train all that is fused, and fuse in each pass.")]
-Lora = Annotated[int | None, typer.Option(help="Rank of what each layer adds of its own to what it reads.")]
-ScaleBy = Annotated[str | None, typer.Option(help="What each layer scales of its own: scalar or channel.")]
-DataDir = Annotated[
-    str | None, typer.Option(help="Where data sets lie and are downloaded to; data or $WEIGHTSHARE_DATA by default.")
-]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the square that a folder's images are cut to, in pixels.")]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(help="Glob on parameter or module paths; may be repeated, '!GLOB' to take away of those before it."),
-]
 
 
 def _version(asked: bool) -> None:
@@ -73,6 +76,9 @@ def plan(
     model_arg: ModelArg = None,
     rate: Rate = None,
     slots: Slots = None,
+    templates: Templates = None,
+    template_init: TemplateInit = None,
+    within: Within = None,
     order: Order = None,
     order_seed: OrderSeed = None,
     spread: Spread = None,
@@ -85,10 +91,25 @@ def plan(
     json: Annotated[Path | None, typer.Option(help="Write the plan to this file, too.")] = None,
 ) -> None:
     """Print what sharing would do to a model. Nothing is trained or changed."""
-    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where, through, lora, scale)
-    settings = _config(config, model=model, model_args=_pairs(model_arg), share=share)
+    share = sharing(
+        *(slots, weights, where),
+        rate=rate,
+        order=order,
+        order_seed=order_seed,
+        spread=spread,
+        fuse=fuse,
+        through=through,
+        lora=lora,
+        scale=scale,
+        templates=templates,
+        init=template_init,
+        within=within,
+    )
+    settings = configuration(config, model=model, model_args=pairs(model_arg), share=share)
     if not settings.share:
-        raise ConfigError("There is nothing to plan: give --rate or --slots, or 'share' in the configuration.")
+        raise ConfigError(
+            "There is nothing to plan: give --rate, --slots or --templates, or 'share' in the configuration."
+        )
     network = build(settings.model, **settings.model_args)
     for number, entry in enumerate(settings.share):
         made = plan_for(network, entry.spec, entry.where)
@@ -97,7 +118,8 @@ def plan(
             write_text(json if number == 0 else json.with_stem(f"{json.stem}-{number + 1}"), made.to_json())
         if number + 1 < len(settings.share):
             # The next plan is for what this one leaves; its numbers do not matter, so no fusion needs batches.
-            plan_for(network, replace(entry.spec, fuse=mean), entry.where).apply_(network)
+            spec = replace(entry.spec, fuse=mean) if isinstance(entry.spec, Tie) else entry.spec
+            plan_for(network, spec, entry.where).apply_(network)
 
 
 @app.command()
@@ -107,6 +129,9 @@ def train(
     model_arg: ModelArg = None,
     rate: Rate = None,
     slots: Slots = None,
+    templates: Templates = None,
+    template_init: TemplateInit = None,
+    within: Within = None,
     order: Order = None,
     order_seed: OrderSeed = None,
     spread: Spread = None,
@@ -170,20 +195,33 @@ def train(
     from weightshare.training.run import CONFIG, PAGE, run
     from weightshare.training.workplace import Stopped, is_first_process
 
-    share = _share(rate, slots, order, order_seed, spread, fuse, weights, where, through, lora, scale)
-    recipe = _given(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
-    recipe |= _given(channels_last=channels_last, schedule=schedule)
-    recipe |= {"sleep": [_given(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
-    recipe |= {"augment": changes} if (changes := _pairs(augment, "--augment")) else {}
-    recipe |= {"distil": changes} if (changes := _pairs(distil, "--distil")) else {}
+    share = sharing(
+        *(slots, weights, where),
+        rate=rate,
+        order=order,
+        order_seed=order_seed,
+        spread=spread,
+        fuse=fuse,
+        through=through,
+        lora=lora,
+        scale=scale,
+        templates=templates,
+        init=template_init,
+        within=within,
+    )
+    recipe = present(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
+    recipe |= present(channels_last=channels_last, schedule=schedule)
+    recipe |= {"sleep": [present(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
+    recipe |= {"augment": changes} if (changes := pairs(augment, "--augment")) else {}
+    recipe |= {"distil": changes} if (changes := pairs(distil, "--distil")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
-    options |= {"localise": [_given(keep_first=keep_first)] if local or keep_first is not None else None}
-    options |= {"precision": precision, "out": out, "model": model, "model_args": _pairs(model_arg), "share": share}
+    options |= {"localise": [present(keep_first=keep_first)] if local or keep_first is not None else None}
+    options |= {"precision": precision, "out": out, "model": model, "model_args": pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
         config = Path(out) / CONFIG  # go on with the run that is there
-    settings = _config(config, recipe, **options)
+    settings = configuration(config, recipe, **options)
     try:
         summary = run(settings, echo=print)
     except (KeyboardInterrupt, Stopped) as stop:
@@ -211,7 +249,7 @@ def report(
         numbers, page = report_on(model, data.example), rewrite_page(target)
         print(f"{numbers}\n\nPage: {page}")
     else:
-        numbers = report_on(build(target, **_pairs(model_arg)))
+        numbers = report_on(build(target, **pairs(model_arg)))
         print(numbers)
     if json is not None:
         write_text(json, numbers.to_json())
@@ -298,7 +336,7 @@ def figure(
     """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
     from weightshare.experiments.figures import figure as make_figure
 
-    options = _given(data=data, data_dir=data_dir)
+    options = present(data=data, data_dir=data_dir)
     numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)
     print(f"{numbers}\n\nPicture: {picture}")
 
@@ -311,89 +349,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SharingError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _config(path: Path | None, schedule: dict[str, Any] | None = None, **options: Any) -> RunConfig:
-    """The file's settings with the options over them."""
-    settings = read_yaml(path) if path is not None else {}
-    options["share"] = _over(settings.get("share"), options.pop("share", None))
-    for key, given in (("train", schedule), ("model_args", options.pop("model_args", None))):
-        base = settings.get(key)
-        if given and isinstance(base, dict):
-            for part in ("augment", "distil"):
-                if isinstance(base.get(part), dict) and part in given:
-                    given = {**given, part: {**base[part], **given[part]}}
-            given = {**base, **given}
-        options[key] = given
-    settings |= {key: value for key, value in options.items() if value not in (None, {}, [])}
-    if "model" not in settings and options.get("out") is not None and path is None:
-        raise ConfigError(f"'{options['out']}' is no run directory to go on with, and no model is named for a new run.")
-    if "model" not in settings:
-        raise ConfigError("Which model? Name one, such as convmixer:32/8/2/3, or give 'model' in the configuration.")
-    return strict(RunConfig, settings)
-
-
-def _over(base: Any, given: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    """The options of sharing over the one entry that the file has."""
-    if not given:
-        return None
-    if not base:
-        return [given]
-    if not isinstance(base, list) or len(base) != 1 or not isinstance(base[0], dict):
-        raise ConfigError("The options change one entry of 'share', the configuration has several: edit the file.")
-    # What an option makes meaningless goes with what it replaces.
-    replaces = {"rate": {"slots"}, "slots": {"rate", "order", "order_seed", "spread"}, "fuse": {"weights"}}
-    dropped = set[str]().union(*(replaces.get(key, set()) for key in given))
-    return [{key: value for key, value in base[0].items() if key not in dropped} | given]
-
-
-def _share(
-    rate: float | None,
-    slots: str | None,
-    order: str | None,
-    order_seed: int | None,
-    spread: str | None,
-    fuse: str | None,
-    weights: str | None,
-    where: list[str] | None,
-    through: bool | None,
-    lora: int | None,
-    scale: str | None,
-) -> dict[str, Any]:
-    """The options of sharing as an entry of the configuration; only what was given."""
-    given = _given(rate=rate, order=order, order_seed=order_seed, spread=spread, fuse=fuse)
-    given |= _given(through=through, lora=lora, scale=scale)
-    given |= _given(slots=_numbers(slots, "--slots", int), weights=_numbers(weights, "--weights", float))
-    given |= _given(where=where[0] if where and len(where) == 1 else where or None)
-    strict(Share, given)
-    return given
-
-
-def _numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
-    try:
-        return None if text is None else [kind(part) for part in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: need numbers with commas between them.") from error
-
-
-def _pairs(texts: Sequence[str] | None, option: str = "--model-arg") -> dict[str, Any]:
-    import yaml
-
-    pairs = {}
-    for text in texts or ():
-        key, separator, value = text.partition("=")
-        if not separator or not key.isidentifier():
-            raise ConfigError(f"{option} {text!r}: need KEY=VALUE.")
-        try:
-            pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{option} {text!r}: {error}") from error
-    return pairs
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-if __name__ == "__main__":
-    main()

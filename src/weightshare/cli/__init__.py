@@ -1,0 +1,5 @@
+"""The command line: text in, text out. What it does is done by `training`, `experiments` and the verbs."""
+
+from weightshare.cli.commands import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,112 @@
+"""Options that several commands take, and what they make of the configuration: only what was given is changed."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from weightshare.errors import ConfigError
+from weightshare.training.recipe import RunConfig, read_yaml, strict
+from weightshare.training.share import OF_TEMPLATES, Share
+
+Model = Annotated[str | None, typer.Argument(help="convmixer:C/D/P/K, timm:NAME or module:callable.")]
+Config = Annotated[Path | None, typer.Option(help="A YAML file with any of these settings; options here win over it.")]
+ModelArg = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the model's constructor; may be repeated.")]
+Rate = Annotated[float | None, typer.Option(help="Share rate: how many layers read one slot.")]
+Slots = Annotated[str | None, typer.Option(help="Instead of a rate: the slot of each layer, such as 0,0,1,1.")]
+Templates = Annotated[int | None, typer.Option(help="Instead of a rate: how many templates a group's layers mix.")]
+TemplateInit = Annotated[str | None, typer.Option(help="Of --templates: orthogonal, sparse or from_pretrained.")]
+Within = Annotated[str | None, typer.Option(help="Of --templates: layers of a stage are a group, or of the model.")]
+Order = Annotated[str | None, typer.Option(help="sequential, strided or random.")]
+OrderSeed = Annotated[int | None, typer.Option(help="Seed of the random order.")]
+Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back.")]
+Fuse = Annotated[str | None, typer.Option(help="first, mean, weighted_mean, permuted_mean or least_squares.")]
+Weights = Annotated[str | None, typer.Option(help="Of weighted_mean: one for each layer, such as 1,0.5,1,0.5.")]
+Through = Annotated[bool | None, typer.Option("--through", help="Train all that is fused, and fuse in each pass.")]
+Lora = Annotated[int | None, typer.Option(help="Rank of what each layer adds of its own to what it reads.")]
+ScaleBy = Annotated[str | None, typer.Option(help="What each layer scales of its own: scalar or channel.")]
+DataDir = Annotated[
+    str | None, typer.Option(help="Where data sets lie and are downloaded to; data or $WEIGHTSHARE_DATA by default.")
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the square that a folder's images are cut to, in pixels.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob on parameter or module paths; may be repeated, '!GLOB' to take away of those before it."),
+]
+
+
+def configuration(path: Path | None, schedule: dict[str, Any] | None = None, **options: Any) -> RunConfig:
+    """The file's settings with the options over them."""
+    settings = read_yaml(path) if path is not None else {}
+    options["share"] = over(settings.get("share"), options.pop("share", None))
+    for key, given in (("train", schedule), ("model_args", options.pop("model_args", None))):
+        base = settings.get(key)
+        if given and isinstance(base, dict):
+            for part in ("augment", "distil"):
+                if isinstance(base.get(part), dict) and part in given:
+                    given = {**given, part: {**base[part], **given[part]}}
+            given = {**base, **given}
+        options[key] = given
+    settings |= {key: value for key, value in options.items() if value not in (None, {}, [])}
+    if "model" not in settings and options.get("out") is not None and path is None:
+        raise ConfigError(f"'{options['out']}' is no run directory to go on with, and no model is named for a new run.")
+    if "model" not in settings:
+        raise ConfigError("Which model? Name one, such as convmixer:32/8/2/3, or give 'model' in the configuration.")
+    return strict(RunConfig, settings)
+
+
+def over(base: Any, given: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    """The options of sharing over the one entry that the file has."""
+    if not given:
+        return None
+    if not base:
+        return [given]
+    if not isinstance(base, list) or len(base) != 1 or not isinstance(base[0], dict):
+        raise ConfigError("The options change one entry of 'share', the configuration has several: edit the file.")
+    # What an option makes meaningless goes with what it replaces.
+    replaces = {"rate": {"slots"}, "slots": {"rate", "order", "order_seed", "spread"}, "fuse": {"weights"}}
+    ties = {field.name for field in fields(Share)} - {"where", *OF_TEMPLATES}
+    replaces |= {"templates": ties, **{key: replaces.get(key, set()) | {*OF_TEMPLATES} for key in ("rate", "slots")}}
+    dropped = set[str]().union(*(replaces.get(key, set()) for key in given))
+    return [{key: value for key, value in base[0].items() if key not in dropped} | given]
+
+
+def sharing(
+    slots: str | None, weights: str | None, where: list[str] | None, **named: str | float | bool | None
+) -> dict[str, Any]:
+    """The options of sharing as an entry of the configuration; only what was given, of `Share`'s fields."""
+    lists = {"slots": numbers(slots, "--slots", int), "weights": numbers(weights, "--weights", float)}
+    given = present(**named, **lists, where=where[0] if where and len(where) == 1 else where or None)
+    strict(Share, given)
+    return given
+
+
+def numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
+    """Numbers with commas or spaces between them."""
+    try:
+        return None if text is None else [kind(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: need numbers with commas between them.") from error
+
+
+def pairs(texts: Sequence[str] | None, option: str = "--model-arg") -> dict[str, Any]:
+    """`KEY=VALUE` texts, the values as YAML has them."""
+    import yaml
+
+    found = {}
+    for text in texts or ():
+        key, separator, value = text.partition("=")
+        if not separator or not key.isidentifier():
+            raise ConfigError(f"{option} {text!r}: need KEY=VALUE.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{option} {text!r}: {error}") from error
+    return found
+
+
+def present(**values: Any) -> dict[str, Any]:
+    """Those that are not `None`."""
+    return {key: value for key, value in values.items() if value is not None}
