@@ -12,7 +12,7 @@ from weightshare.errors import ConfigError
 from weightshare.experiments import savarese2019_cifar
 from weightshare.experiments.results import Result
 from weightshare.experiments.savarese2019_cifar import POSTER, PROTOCOL, ROWS, config, poster_config
-from weightshare.experiments.savarese2019_cifar_results import cifar, differences, table
+from weightshare.experiments.savarese2019_cifar_results import cifar, differences, moments, table
 from weightshare.models import wrn
 from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.loop import fit
@@ -60,11 +60,12 @@ def test_the_learning_rate_falls_at_60_120_and_160_of_200_epochs():
 
 @pytest.fixture
 def on_digits(monkeypatch):
-    """Networks of two blocks a stage on images that a dependency carries."""
+    """Networks of three blocks a stage on images that a dependency carries."""
     tiny = replace(PROTOCOL, batch_size=239, lr=0.02, augment=Augment(crop=1))
     monkeypatch.setattr(savarese2019_cifar, "PROTOCOL", tiny)
-    monkeypatch.setattr(savarese2019_cifar, "DEPTH", 16)
+    monkeypatch.setattr(savarese2019_cifar, "DEPTH", 22)
     monkeypatch.setattr(savarese2019_cifar, "EPOCHS", 2)
+    monkeypatch.setattr("weightshare.training.run.write_page", lambda *given: None)  # slow, and tested by itself
     monkeypatch.setattr(savarese2019_cifar, "PREPARE", Prepare(fraction=0.4, validation=0.1))
 
 
@@ -72,13 +73,15 @@ def test_rows_on_digits(tmp_path, on_digits):
     shown = []
     rows = ("wrn", "swrn-2", "swrn-2-similar")
     made = cifar(tmp_path / "runs", dict.fromkeys(rows, (0,)), tmp_path, data="digits", echo=shown.append)
-    assert shown == [f"{table(made)}\n\n{differences(made)}"]
+    assert shown == [f"{table(made)}\n\n{differences(made)}\n\n{moments(made)}"]
     plain, shared, similar = (one.numbers for one in made)
-    # Two layers a stage with two templates: nothing is saved, and there are four coefficients a stage.
-    assert shared["stored"] == similar["stored"] == plain["stored"] + 3 * 4
-    # The same start, and of two rows in the plane the angle between them shrinks.
-    assert similar["similarity_start"] == shared["similarity_start"]
-    assert similar["similarity"] > shared["similarity"]
+    saved = 2 * 9 * (16**2 + 32**2 + 64**2)  # of four layers a stage two
+    assert shared["stored"] == similar["stored"] == plain["stored"] - saved + 3 * 4 * 2
+    # The same start, and layers that are pulled together.
+    assert similar["similarity_at_0"] == shared["similarity_at_0"]
+    assert similar["similarity_at_1"] > shared["similarity_at_1"]
+    assert shared["like_end_at_1"] == pytest.approx(1)
+    assert shared["like_end_at_0"] > 0.9  # in eight steps
 
     folder = tmp_path / "savarese2019" / "cifar10"
     assert {path.name for path in folder.iterdir()} == {
@@ -92,7 +95,9 @@ def test_rows_on_digits(tmp_path, on_digits):
     matrices = json.loads((folder / "similarity.json").read_text())
     assert list(matrices) == list(rows[1:])
     last = list(matrices["swrn-2"]["0"].values())[-1]
-    assert sum(matrix[0][1] for matrix in last.values()) / 3 == pytest.approx(shared["similarity"], abs=1e-4)
+    assert sum(sum(map(sum, matrix)) - 4 for matrix in last.values()) / 36 == pytest.approx(
+        shared["similarity_at_1"], abs=1e-4
+    )
 
     # A network that is built shared has its plan in its run.
     (told,) = json.loads((tmp_path / "runs" / "swrn-2-seed0" / PLANS).read_text())

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 from weightshare._table import render
 from weightshare.analysis.lsm import draw_evolution
 from weightshare.analysis.pictures import draw_curves
 from weightshare.depth.lsm import mean_similarity
+from weightshare.depth.measure import Similarity
 from weightshare.depth.record import Evolution
 from weightshare.experiments.lin2022_cifar_results import tested
 from weightshare.experiments.results import Result, compared, save_png
@@ -25,10 +27,7 @@ NOTES = (
 )
 MOMENTS = (0.0, 0.02, 0.1, 1.0)
 """Fractions of the training at which the poster shows similarities."""
-COLUMNS = (
-    *("row", "width", "templates", "error (%)", "seeds", "training (%)", "stored"),
-    *("similarity, start", "end", "poster (%)", "minutes"),
-)
+COLUMNS = ("row", "width", "templates", "error (%)", "seeds", "training (%)", "stored", "poster (%)", "minutes")
 PAIRS = (
     ("swrn-6", "wrn"),
     ("swrn-2", "wrn"),
@@ -109,7 +108,7 @@ def cifar(
         save_png(draw_curves(alike, "layer_similarity", "mean |cos| of layers"), folder / "similarity.png")
         for row, runs in evolutions.items():
             save_png(draw_evolution(next(iter(runs.values())), MOMENTS), folder / f"lsm-{row}.png")
-    echo(f"{table(written)}\n\n{differences(written)}")
+    echo(f"{table(written)}\n\n{differences(written)}\n\n{moments(written)}")
     return written
 
 
@@ -123,6 +122,23 @@ def differences(results: Sequence[Result]) -> str:
     return compared(results, PAIRS, {row: 100 - made.like[1] for row, made in ROWS.items() if made.like})
 
 
+def moments(results: Sequence[Result]) -> str:
+    """How alike layers are through the training, as a text table: `|cos|` over pairs of layers, and what it follows.
+
+    A moment's likeness to the end is the correlation over pairs of `|cos|` then and at the end: 1 where the pattern is
+    there already. Above 0 at the start it is the pattern that was drawn.
+    """
+    times = [f"{100 * fraction:g} %" for fraction in MOMENTS]
+    columns = ("row", *(f"mean |cos|, {time}" for time in times), *(f"like the end, {time}" for time in times[:-1]))
+    rows = []
+    for result in results:
+        if _key("similarity", 0.0) in result.numbers:
+            keys = [_key("similarity", fraction) for fraction in MOMENTS]
+            keys += [_key("like_end", fraction) for fraction in MOMENTS[:-1]]
+            rows.append((result.run, *(f"{result.numbers[key]:.2f}" for key in keys)))
+    return render(columns, rows, numbers=columns[1:])
+
+
 def _row(result: Result) -> tuple[Any, ...]:
     made = ROWS[result.run]
     return (
@@ -133,7 +149,6 @@ def _row(result: Result) -> tuple[Any, ...]:
         " ".join(f"{100 * (1 - value):.2f}" for value in result.values),
         f"{100 * result.numbers['train_accuracy']:.1f}",
         int(result.numbers["stored"]),
-        *(f"{result.numbers[key]:.2f}" if key in result.numbers else "" for key in ("similarity_start", "similarity")),
         "" if result.paper_value is None else f"{100 * (1 - result.paper_value):.2f}",
         f"{_mean(result.seconds) / 60:.1f}",
     )
@@ -143,12 +158,32 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _key(name: str, fraction: float) -> str:
+    return f"{name}_at_{fraction:g}"
+
+
 def _similarity(runs: Sequence[Evolution]) -> dict[str, float]:
-    """How alike layers are at the start and at the end: means over pairs, groups and seeds."""
-    if not runs:
-        return {}
-    start, end = ([mean_similarity(one.similarity(moment)) for one in runs] for moment in (0, -1))
-    return {"similarity_start": _mean(start), "similarity": _mean(end)}
+    """How alike layers are at each moment, and how like the end that is: means over pairs, groups and seeds."""
+    found = {}
+    for fraction in MOMENTS if runs else ():
+        each = [one.similarity(one.nearest(fraction)) for one in runs]
+        found[_key("similarity", fraction)] = _mean([mean_similarity(one) for one in each])
+        pairs = [_pairs(one) for one in each]
+        ends = [_pairs(one.similarity(-1)) for one in runs]
+        found[_key("like_end", fraction)] = _mean([_like(*both) for both in zip(pairs, ends, strict=True)])
+    return found
+
+
+def _like(one: list[float], other: list[float]) -> float:
+    """The correlation; 0 where one of both is the same for all pairs up to rounding: as many templates as layers."""
+    flat = any(max(values) - min(values) < 1e-6 for values in (one, other))
+    return 0.0 if flat else correlation(one, other)
+
+
+def _pairs(found: Mapping[str, Similarity]) -> list[float]:
+    """The similarity of each pair of layers, of all groups."""
+    matrices = [one.values.tolist() for one in found.values()]
+    return [matrix[j][i] for matrix in matrices for j in range(len(matrix)) for i in range(j)]
 
 
 def _matrices(runs: Mapping[int, Evolution]) -> dict[str, Any]:
