@@ -11,6 +11,7 @@ from torch import nn
 
 from weightshare import planning
 from weightshare._typing import Where
+from weightshare.errors import ModelChanged
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import Plan
 from weightshare.sharing import Spec

@@ -324,7 +324,12 @@ def demo(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022; shortest-paths, of Savarese 2019."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
         "results"
     ),

@@ -25,6 +25,7 @@ from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
 from weightshare.depth.loops import Scaled, parallel
+from weightshare.depth.lsm import similarity_matrix
 from weightshare.depth.nearest import gram
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
 from weightshare.errors import ModelChanged, NoMatch, SpecError
@@ -37,6 +38,8 @@ from weightshare.surgery.sites import unwrapped
 from weightshare.surgery.watch import run
 
 Scale = Literal["keep", "sign"]
+Found = tuple[tuple[str, ...], tuple[float, ...] | None]
+"""Paths of parallel layers, and their factors where a plan has them."""
 NEAR = 1e-6
 """What is closer to 1 than this, or to the layer that it repeats, is taken to be it: rounding of float32."""
 
@@ -113,7 +116,7 @@ class LoopPlan:
 
         Args:
             model: The one that was planned for, or one of equal structure that reads templates too, as to load a file
-                of the folded network into. Its numbers may differ: factors are found anew.
+                of the folded network into. Its numbers may differ; what is one, and by which factors, is the plan's.
 
         Raises:
             ModelChanged: If it has not the groups of the plan.
@@ -122,7 +125,7 @@ class LoopPlan:
         there = {name: len(group.items) for name, group in _groups(unwrapped(model)).items()}
         if names != there:
             raise ModelChanged(f"The plan is for templates of {names}, the model has {there}. Plan again.")
-        kinds = {group.name: [kind.items for kind in group.kinds] for group in self.groups}
+        kinds = {group.name: [(kind.items, kind.factors) for kind in group.kinds] for group in self.groups}
         return _folded(unwrapped(model), kinds, self.scale, self.keep_templates)[0]
 
     def __str__(self) -> str:
@@ -220,7 +223,7 @@ def plan_loops(
     groups = _groups(model)
     if not groups:
         raise NoMatch(f"{type(model).__name__} has no layer that reads templates: share_(model, Templates(...)) first.")
-    kinds = {}
+    kinds: dict[str, list[Found]] = {}
     for name, group in groups.items():
         bank = bank_of(model, group.items)
         assert isinstance(bank, TemplateBank)
@@ -228,9 +231,9 @@ def plan_loops(
             raise SpecError(f"'{name}' is on the meta device and has no numbers: load the model first.")
         if bank.coefficients.is_complex():
             raise SpecError(f"'{name}' is complex: layers that differ by a phase have no sign to fold by.")
-        labels = parallel(cosines(bank.coefficients.detach()), threshold)
+        labels = parallel(similarity_matrix(bank.coefficients), threshold)
         kinds[name] = [
-            tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind)
+            (tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind), None)
             for kind in dict.fromkeys(labels)
         ]
     folded, found, chained = _folded(model, kinds, scale, keep_templates)
@@ -240,12 +243,6 @@ def plan_loops(
         error = output_error([one for one, _ in pairs], [other for _, other in pairs])
     stored = count(model).stored, count(folded).stored
     return LoopPlan(threshold, scale, keep_templates, found, chained, *stored, error)
-
-
-def cosines(coefficients: Tensor) -> Tensor:
-    """`cos(α_i, α_j)` for all pairs of rows, float64; NaN where a row is all zeros."""
-    rows = coefficients.double()
-    return (rows / rows.norm(dim=1, keepdim=True)) @ (rows / rows.norm(dim=1, keepdim=True)).mT
 
 
 def _groups(model: nn.Module) -> dict[str, TemplateGroup]:
@@ -272,7 +269,7 @@ def _groups(model: nn.Module) -> dict[str, TemplateGroup]:
 
 
 def _folded(
-    model: nn.Module, kinds: Mapping[str, Sequence[tuple[str, ...]]], scale: Scale, keep_templates: bool
+    model: nn.Module, kinds: Mapping[str, Sequence[Found]], scale: Scale, keep_templates: bool
 ) -> tuple[nn.Module, tuple[FoldedGroup, ...], tuple[Chain, ...]]:
     """A copy in which every kind is one layer, what became of the groups, and the chains that they lie in."""
     folded = copied(model)
@@ -304,14 +301,14 @@ def _planned(
     name: str,
     group: TemplateGroup,
     bank: TemplateBank,
-    kinds: Sequence[tuple[str, ...]],
+    kinds: Sequence[Found],
     scale: Scale,
 ) -> tuple[FoldedGroup, list[Tensor]]:
     """What becomes of a group, and the weight of each of its kinds."""
     weights = dict(zip(group.items, (weight.detach() for weight in bank()), strict=True))
     joined, apart = [], []
-    for items in (items for items in kinds if len(items) > 1):
-        kind, value = _joined(items, weights, scale)
+    for items, factors in (kind for kind in kinds if len(kind[0]) > 1):
+        kind, value = _joined(items, weights, scale, factors)
         reasons = {
             path: _no_factor(model, path) for path, factor in zip(items, kind.factors, strict=True) if factor != 1
         }
@@ -325,25 +322,36 @@ def _planned(
     return FoldedGroup(name, *counts, tuple(apart)), [value for _, value in joined]
 
 
-def _joined(items: Sequence[str], weights: Mapping[str, Tensor], scale: Scale) -> tuple[Kind, Tensor]:
-    """One weight for several layers, a mixture of theirs, with the factor of each and what that loses."""
+def _joined(
+    items: Sequence[str], weights: Mapping[str, Tensor], scale: Scale, factors: Sequence[float] | None = None
+) -> tuple[Kind, Tensor]:
+    """One weight for several layers, a mixture of theirs, with the factor of each and what that loses.
+
+    Args:
+        items: Of the layers.
+        weights: By path.
+        scale: Whether factors are numbers or signs.
+        factors: Those of a plan; otherwise the best ones.
+    """
     members = [weights[path] for path in items]
     inner = gram(members)
     mixture = nn.functional.one_hot(torch.tensor(0), len(items)).to(inner)  # the first, if all are parallel to it
-    factors = inner[0] / inner[0, 0]
-    if scale == "sign":
-        factors = torch.where(factors < 0, -1.0, 1.0).to(inner)
-    if _lost(inner, factors, mixture) > NEAR:
-        # What all are closest to: the mean up to signs, or the first singular vector.
-        vector = factors / len(items) if scale == "sign" else torch.linalg.eigh(inner).eigenvectors[:, -1]
-        mixture = vector if scale == "sign" else vector * vector[0]
-        factors = factors if scale == "sign" else vector / vector[0]
-    factors = torch.where((factors.abs() - 1).abs() <= NEAR, factors.sign(), factors)
+    if factors is not None:
+        given = torch.tensor(factors).to(inner)
+    elif scale == "sign":
+        given = torch.where(inner[0] < 0, -1.0, 1.0).to(inner)
+    else:
+        given = inner[0] / inner[0, 0]
+        if _lost(inner, given, mixture) > NEAR:  # what all are closest to: the first singular vector
+            vector = torch.linalg.eigh(inner).eigenvectors[:, -1]
+            given = vector / vector[0]
+    given = torch.where((given.abs() - 1).abs() <= NEAR, given.sign(), given)
     value = members[0].clone()
-    if mixture[0] != 1:
+    if _lost(inner, given, mixture) > NEAR:
+        mixture = given / given.square().sum()  # the best for these factors
         wide = [weight.double() * part for weight, part in zip(members, mixture.tolist(), strict=True)]
         value = torch.stack(wide).sum(0).to(value.dtype)
-    return Kind(tuple(items), tuple(factors.tolist()), _lost(inner, factors, mixture)), value
+    return Kind(tuple(items), tuple(given.tolist()), _lost(inner, given, mixture)), value
 
 
 def _lost(inner: Tensor, factors: Tensor, mixture: Tensor) -> float:

@@ -170,8 +170,9 @@ class Scaled(nn.Module):
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
-        trained = isinstance(self.scale, Tensor)
-        return f"scale={float(self.scale.detach() if trained else self.scale):.4g}{', trained' if trained else ''}"
+        if isinstance(self.scale, Tensor):
+            return f"scale={self.scale.item():.4g}, trained"
+        return f"scale={self.scale:.4g}"
 
 
 def parallel(cosines: Tensor, threshold: float) -> list[int]:

@@ -295,6 +295,8 @@ class Templates(Spec):
             raise SpecError(
                 f"The plan has {group.templates} templates for '{group.name}', {self!r} others: plan again."
             )
+        # Row by row in memory, which a decomposition does not give: fused optimizers read numbers as they lie there.
+        templates, coefficients = templates.contiguous(), coefficients.contiguous()
         bank = TemplateBank(edit.like_parameter(like, templates), nn.Parameter(coefficients, like.requires_grad))
         read_bank_(edits, group.name, group.items, bank)
 

@@ -268,7 +268,9 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
             shapes = (parameters[int(index)].shape, torch.Size())
             if int(index) < 0 or value.shape not in shapes or not value.is_floating_point():
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
-            state.setdefault(int(index), {})[key] = value
+            # As the parameter lies in memory (channels last, say): fused optimizers go through both side by side.
+            laid = torch.empty_like(parameters[int(index)], dtype=value.dtype, device="cpu") if value.dim() else None
+            state.setdefault(int(index), {})[key] = value if laid is None else laid.copy_(value)
     for index, entries in held.content["numbers"].items():
         state.setdefault(int(index), {}).update(entries)
     for index, entries in state.items():
