@@ -10,9 +10,9 @@ import torch
 from weightshare.errors import ConfigError
 from weightshare.experiments import lin2022_cifar, lin2022_cifar_results
 from weightshare.experiments.lin2022_cifar import ARMS, NOISES, NOISY, PUBLISHED, ROWS, config
-from weightshare.experiments.lin2022_cifar_results import differences, noise_curves, pooled_deviation
+from weightshare.experiments.lin2022_cifar_results import differences, noise_curves
 from weightshare.experiments.lin2022_imagenet import EPOCHS, spin_convmixer
-from weightshare.experiments.results import Result
+from weightshare.experiments.results import Result, pooled_deviation
 from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.loop import fit
 from weightshare.training.recipe import RunConfig, strict

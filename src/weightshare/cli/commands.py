@@ -151,7 +151,7 @@ def train(
         list[str] | None,
         typer.Option(
             help="KEY=VALUE, may be repeated: crop=4, flip=true, rand_augment=[2,9], rand_augment_std, erase, mixup, "
-            "cutmix, pad=mean, repeats=4."
+            "cutmix, pad=mean, repeats=4, cutout=16."
         ),
     ] = None,
     local: Annotated[

@@ -20,7 +20,7 @@ from weightshare.experiments.lin2022_cifar import (
     name_of,
     row_of,
 )
-from weightshare.experiments.results import Result, save_png
+from weightshare.experiments.results import Result, compared, save_png
 from weightshare.files.atomic import read_json, write_json
 from weightshare.training.data import Data, InMemory, load_data
 from weightshare.training.loop import evaluate
@@ -151,35 +151,10 @@ def table(results: Sequence[Result]) -> str:
     return render(COLUMNS, [_row(result) for result in results], numbers=COLUMNS[1:])
 
 
-def pooled_deviation(results: Sequence[Result]) -> float:
-    """One standard deviation over seeds for all rows: the root of the mean of their variances; 0 with one seed."""
-    several = [result for result in results if len(result.values) > 1]
-    freedom = sum(len(result.values) - 1 for result in several)
-    squares = sum(result.spread**2 * (len(result.values) - 1) for result in several)
-    return (squares / freedom) ** 0.5 if freedom else 0.0
-
-
 def differences(results: Sequence[Result]) -> str:
-    """Rows less other rows in points, with a standard error, as a text table.
-
-    The error is that of a difference of two means over seeds, of the deviation that all rows have in common.
-    """
-    held = {result.run: result for result in results}
-    deviation = pooled_deviation(results)
-    named = [*PAIRS, *((row_of(a, noise), row_of(b, noise)) for noise in NOISES[1:] for a, b in NOISY_PAIRS)]
-    rows = []
-    for one, other in named:
-        if one in held and other in held:
-            a, b = held[one], held[other]
-            error = deviation * (1 / len(a.values) + 1 / len(b.values)) ** 0.5
-            gap = a.mean - b.mean
-            counts = "" if not error else ("yes" if abs(gap) > 2 * error else "no")
-            papers = ""
-            if one in PUBLISHED and other in PUBLISHED:
-                papers = f"{PUBLISHED[one][0] - PUBLISHED[other][0]:+.2f}"
-            rows.append((one, other, f"{100 * gap:+.2f}", f"± {100 * error:.2f}", counts, papers))
-    columns = ("row", "less", "points", "error", "above two errors", "paper")
-    return render(columns, rows, numbers=columns[2:])
+    """Rows less other rows in points, with a standard error, as a text table; see `compared`."""
+    pairs = [*PAIRS, *((row_of(a, noise), row_of(b, noise)) for noise in NOISES[1:] for a, b in NOISY_PAIRS)]
+    return compared(results, pairs, {row: accuracy for row, (accuracy, _) in PUBLISHED.items()})
 
 
 def noise_curves(results: Sequence[Result]) -> dict[str, dict[float, Sequence[float]]]:

@@ -104,6 +104,41 @@ class Result:
             raise FileError(f"'{path}' is no result file: {type(error).__name__}: {error}") from error
 
 
+def pooled_deviation(results: Sequence[Result]) -> float:
+    """One standard deviation over seeds for all rows: the root of the mean of their variances; 0 with one seed."""
+    several = [result for result in results if len(result.values) > 1]
+    freedom = sum(len(result.values) - 1 for result in several)
+    squares = sum(result.spread**2 * (len(result.values) - 1) for result in several)
+    return (squares / freedom) ** 0.5 if freedom else 0.0
+
+
+def compared(
+    results: Sequence[Result], pairs: Sequence[tuple[str, str]], published: Mapping[str, float] | None = None
+) -> str:
+    """Rows less other rows in points, with a standard error, as a text table.
+
+    The error is that of a difference of two means over seeds, of the deviation that all rows have in common.
+
+    Args:
+        results: Whose values are fractions.
+        pairs: For each line a row, and the one that is subtracted; lines of which there is only one are left out.
+        published: For rows of the paper its value, in percent.
+    """
+    held, paper = {result.run: result for result in results}, published or {}
+    deviation = pooled_deviation(results)
+    rows = []
+    for one, other in pairs:
+        if one in held and other in held:
+            a, b = held[one], held[other]
+            error = deviation * (1 / len(a.values) + 1 / len(b.values)) ** 0.5
+            gap = a.mean - b.mean
+            counts = "" if not error else ("yes" if abs(gap) > 2 * error else "no")
+            papers = f"{paper[one] - paper[other]:+.2f}" if {one, other} <= paper.keys() else ""
+            rows.append((one, other, f"{100 * gap:+.2f}", f"± {100 * error:.2f}", counts, papers))
+    columns = ("row", "less", "points", "error", "above two errors", "paper")
+    return render(columns, rows, numbers=columns[2:])
+
+
 def save_png(figure: "Figure", path: str | Path) -> None:
     """Write a picture beside its results, in one step."""
     with replacing(Path(path)) as temporary:

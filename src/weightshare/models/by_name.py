@@ -7,6 +7,9 @@
 | `resnet20:C1/C2/C3` | the ResNet of small images, such as `resnet20:16/32/64`; options `blocks=3` and `shortcut` |
 | `resnet18:C1/C2/C3/C4` | the ResNet of large images, such as `resnet18:32/64/128/256`, of half the usual width |
 | `s-conv:C`, `s-fc:C` | one strided convolution with a wide layer behind it, and its fully connected twin |
+| `wrn:L/W` | WRN-L-W, such as `wrn:28/10`; option `dropout` |
+| `swrn:L/W/K` | SWRN-L-W-K, `K` templates a stage, such as `swrn:28/10/2`; without `/K` one template a layer |
+| `wrn50:W` and `swrn50:W/K` | the same for large images, such as `wrn50:2`, `swrn50:2` |
 | `timm:NAME` | any model of timm |
 | `module:callable` | whatever the callable returns, such as `mypackage.nets:make` |
 """
@@ -24,6 +27,8 @@ from weightshare.models.convmixer import convmixer
 from weightshare.models.resnet import ResNet, resnet18_half, resnet20
 from weightshare.models.shallow import s_conv, s_fc
 from weightshare.models.torus import torus_cnn, torus_mlp
+from weightshare.models.wrn import swrn, wrn
+from weightshare.models.wrn50 import swrn50, wrn50
 
 
 def _resnet20(*widths: int, **options: Any) -> ResNet:
@@ -42,8 +47,12 @@ OURS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
     "resnet18": (_resnet18, "C1/C2/C3/C4", "resnet18:32/64/128/256"),
     "s-conv": (s_conv, "C", "s-conv:64"),
     "s-fc": (s_fc, "C", "s-fc:64"),
+    "wrn": (wrn, "L/W", "wrn:28/10"),
+    "swrn": (swrn, "L/W[/K]", "swrn:28/10/2"),
+    "wrn50": (wrn50, "W", "wrn50:2"),
+    "swrn50": (swrn50, "W[/K]", "swrn50:2"),
 }
-"""Our own networks: the constructor, the sizes that a name gives, and an example."""
+"""Our own networks: the constructor, the sizes that a name gives (in brackets what may be left out), and an example."""
 
 
 def build(
@@ -136,8 +145,8 @@ def _declare_torchvision_operators() -> None:
 
 
 def _sizes(name: str, text: str, form: str, example: str) -> list[int]:
-    sizes = text.split("/")
-    if len(sizes) != len(form.split("/")) or not all(size.isdecimal() for size in sizes):
+    sizes, most = text.split("/"), form.count("/") + 1
+    if not most - form.count("[") <= len(sizes) <= most or not all(size.isdecimal() for size in sizes):
         raise ConfigError(f"model={name!r}: need the sizes {form}, such as {example}.")
     return [int(size) for size in sizes]
 

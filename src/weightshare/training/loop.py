@@ -98,7 +98,9 @@ def fit(
     torch.manual_seed(seed + 1_000_003 * fabric.global_rank)
     groups = param_groups(model, recipe.weight_decay, recipe.lr_scale, recipe.layer_decay)
     if recipe.optimizer == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
+        )
     else:
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
     check(optimizer, model)

@@ -52,6 +52,7 @@ class Recipe:
         milestones: Of `step`: fractions of all steps, rising, from the end of the warm-up to below 1.
         factor: Of `step`, above 0 and at most 1.
         distil: What is learnt from a teacher besides, or instead of, the labels; nothing for the labels alone.
+        nesterov: Whether the momentum of `sgd` looks ahead (Nesterov's, as torch has it).
     """
 
     epochs: int = 20
@@ -73,6 +74,7 @@ class Recipe:
     milestones: list[float] = field(default_factory=lambda: [*MILESTONES])
     factor: float = FACTOR
     distil: Distil | None = None
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         copies = self.augment.repeats
@@ -88,6 +90,7 @@ class Recipe:
             ("clip", self.clip is None or 0 < self.clip < math.inf, "above 0, or nothing"),
             ("momentum", 0 <= self.momentum < 1, "0 to below 1"),
             ("momentum", not self.momentum or self.optimizer == "sgd", "0 for adamw, which has its own"),
+            ("nesterov", not self.nesterov or self.momentum > 0, "false, or sgd with momentum above 0"),
             ("batch_size", self.batch_size % copies == 0, f"a multiple of augment.repeats, {copies}"),
             ("milestones", plain or rising, f"rising fractions from warmup, {self.warmup}, to below 1"),
             ("factor", 0 < self.factor <= 1, "above 0 and at most 1"),

@@ -165,11 +165,11 @@ def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silen
     """
     torch.manual_seed(config.seed)
     model = _built(config, data)
+    plans = [made for _, made in applied_plans(model)]  # of a network that is built shared
     if config.init is not None:
         load(config.init, model)
     for entry in config.localise:
         echo(f"{entry.apply_(model, data.example)}\n")
-    plans = []
     for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)
         made.apply_(model, some_images(data) if share.spec.reads_batches else None)

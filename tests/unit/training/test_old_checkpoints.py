@@ -20,11 +20,11 @@ RECIPE = Recipe(epochs=1, batch_size=479, warmup=0.0, regularise=[Regularise(str
 RUN = RunConfig("m", share=[Share(rate=2), Share(rate=3)])
 CONFIG = {key: value for key, value in asdict(RUN).items() if key not in ("train", "seed", "out")}
 LATER = {
-    "recipe": ("schedule", "milestones", "factor"),
+    "recipe": ("schedule", "milestones", "factor", "nesterov"),
     "recipe.regularise.0": ("warmup",),
     "config.share.0": ("templates", "init", "within"),
     "config.share.1": ("templates", "init", "within"),
-    "recipe.augment": ("pad", "repeats", "rand_augment_std"),
+    "recipe.augment": ("pad", "repeats", "rand_augment_std", "cutout"),
     "config.prepare": ("cut", "margin", "normalise", "label_noise"),
 }
 
@@ -62,11 +62,12 @@ def test_it_goes_on_with_the_defaults(old):
     [
         (replace(RECIPE, schedule="step"), Prepare(), "recipe.schedule is 'cosine' there and 'step' here"),
         (replace(RECIPE, augment=Augment(crop=1, pad="mean")), Prepare(), "recipe.augment.pad is 'zero' there"),
+        (replace(RECIPE, augment=Augment(cutout=3)), Prepare(), "recipe.augment.cutout is 0 there and 3 here"),
         (replace(RECIPE, regularise=[]), Prepare(), "recipe.regularise is"),
         (RECIPE, Prepare(cut=6), "config.prepare.cut is None there and 6 here"),
         (RECIPE, Prepare(label_noise=0.3), "config.prepare.label_noise is 0.0 there and 0.3 here"),
     ],
-    ids=["schedule", "pad", "regularise", "cut", "label_noise"],
+    ids=["schedule", "pad", "cutout", "regularise", "cut", "label_noise"],
 )
 def test_it_is_not_one_of_another_value(old, recipe, prepare, said):
     with pytest.raises(TrainingError, match=said):
