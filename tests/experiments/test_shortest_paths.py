@@ -221,4 +221,4 @@ def test_what_cannot_be_asked(tmp_path):
     with pytest.raises(ConfigError, match="in bfloat16 or float32"):
         Schedule(precision="float16")
     assert list(tmp_path.iterdir()) == []
-    assert set(ROWS) == {"plain", "templates-4", "templates-4-similar"}
+    assert set(ROWS) == {"plain", "templates-4", "templates-4-lsm0.01"}
