@@ -59,10 +59,10 @@ def test_the_files_hold_what_came_out(table, folder):
     at = folder / "results" / "savarese2019" / "shortest-paths"
     assert {path.name for path in at.iterdir()} == {
         *(f"{name}.json" for name in (*SMALL, "curves", "examples")),
-        *("table.txt", "phases.png", "distances.png", "marks.png"),
+        *("table.txt", "phases.png", "distances.png", "marks.png", "likeness.png"),
     }
     assert (at / "table.txt").read_text() == f"{said}\n"
-    for picture in ("phases", "distances", "marks"):
+    for picture in ("phases", "distances", "marks", "likeness"):
         data = (at / f"{picture}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) > 5000
