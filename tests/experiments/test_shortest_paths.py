@@ -59,10 +59,10 @@ def test_the_files_hold_what_came_out(table, folder):
     at = folder / "results" / "savarese2019" / "shortest-paths"
     assert {path.name for path in at.iterdir()} == {
         *(f"{name}.json" for name in (*SMALL, "curves", "examples")),
-        *("table.txt", "phases.png", "distances.png", "marks.png"),
+        *("table.txt", "phases.png", "distances.png", "marks.png", "likeness.png"),
     }
     assert (at / "table.txt").read_text() == f"{said}\n"
-    for picture in ("phases", "distances", "marks"):
+    for picture in ("phases", "distances", "marks", "likeness"):
         data = (at / f"{picture}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) > 5000
@@ -221,4 +221,4 @@ def test_what_cannot_be_asked(tmp_path):
     with pytest.raises(ConfigError, match="in bfloat16 or float32"):
         Schedule(precision="float16")
     assert list(tmp_path.iterdir()) == []
-    assert set(ROWS) == {"plain", "templates-4", "templates-4-similar"}
+    assert set(ROWS) == {"plain", "templates-4", "templates-4-lsm0.01"}

@@ -7,13 +7,18 @@ from pathlib import Path
 import statistics
 from typing import Any
 
+import torch
+
 from weightshare._table import render
+from weightshare.analysis.heat import draw_similarity
+from weightshare.depth.measure import Similarity
 from weightshare.errors import ConfigError
 from weightshare.experiments.results import Result, save_png
 from weightshare.experiments.shortest_paths import (
     PAPER,
     ROWS,
     TABLE,
+    WHERE,
     Row,
     Schedule,
     Task,
@@ -30,7 +35,7 @@ EXAMPLES = 4  # grids in the picture
 NOTES = (
     "IoU: pixels both marked and on some shortest path over pixels that are either, mean over 256 held-out grids of a "
     "distance. 'never trained' is the mean over distances that no phase had. Our sizes and budget; the poster has no "
-    "numbers for this experiment, only curves."
+    "numbers for this experiment, only curves. Trained from a copy of the tree, so the commit is not recorded."
 )
 
 
@@ -48,7 +53,7 @@ def collected(
     Args:
         out: Where single runs are kept; one that was stopped goes on.
         results: Folder that gets `savarese2019/shortest-paths/`: a file for each row, `examples.json`, `table.txt`,
-            `phases.png`, `distances.png` and `marks.png`.
+            `phases.png`, `distances.png`, `marks.png` and, with templates, `likeness.png`.
         seeds: Of every row.
         task: The grids.
         schedule: The steps.
@@ -94,6 +99,14 @@ def draw(folder: str | Path, task: Task) -> None:
     save_png(draw_phases(curves, task.phases), folder / "phases.png")
     save_png(draw_distances(curves, trained, {"distances": task.size, "larger": task.larger}), folder / "distances.png")
     save_png(draw_marks(read_json(folder / "examples.json")), folder / "marks.png")
+    alike = {name: of_seeds[0]["likeness"] for name, of_seeds in curves.items() if of_seeds[0]["likeness"]}
+    if alike:
+        matrices = {
+            name: Similarity("|cos| of coefficients", names, names, torch.tensor(matrix))
+            for name, matrix in alike.items()
+            for names in [tuple(WHERE.replace("*", str(layer)) for layer in range(len(matrix)))]
+        }
+        save_png(draw_similarity(matrices), folder / "likeness.png")
 
 
 def draw_shortest_paths(
@@ -160,7 +173,7 @@ def tables(runs: Runs, task: Task) -> str:
         + render(columns, rows, numbers=columns[1:])
     ]
     groups = ranges(task)
-    columns = ("network", *(f"{low}–{high}" for low, high in groups), "never trained", "larger", "and never trained")
+    columns = ("network", *(f"{low}–{high}" for low, high in groups), "never", "larger", "and never", "LSM")
     rows = []
     for name, of_seeds in runs.items():
         values = [[mean_over(run, "distances", *group) for run in of_seeds] for group in groups]
@@ -169,9 +182,10 @@ def tables(runs: Runs, task: Task) -> str:
             [_within(run, "larger", task) for run in of_seeds],
             [beyond(run, "larger", task) for run in of_seeds],
         ]
-        rows.append((name, *map(_text_of, values)))
+        rows.append((name, *map(_text_of, values), _text_of(_likeness(of_seeds))))
     parts.append(
-        f"IoU at the end of training, by distance; larger: {task.larger}×{task.larger} pixels, trained distances\n\n"
+        "IoU at the end of training, by distance; never: all that were never trained on; larger: on "
+        f"{task.larger}×{task.larger} pixels, trained distances;\nLSM: mean of the layer similarity matrix\n\n"
         + render(columns, rows, numbers=columns[1:])
     )
     first, *others = runs
@@ -216,6 +230,11 @@ def _within(run: Mapping[str, Any], key: str, task: Task) -> float:
     return statistics.fmean(one["iou"] for one in run[key] if _trained(one["distance"], task))
 
 
+def _likeness(of_seeds: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The mean of the layer similarity matrix at the end, for each seed; nothing without templates."""
+    return [run["curve"][-1]["likeness"] for run in of_seeds if "likeness" in run["curve"][-1]]
+
+
 def _trained(distance: int, task: Task) -> bool:
     return any(low <= distance <= high for low, high in task.phases)
 
@@ -245,9 +264,8 @@ def _result(name: str, of_seeds: Sequence[Mapping[str, Any]], seeds: Sequence[in
     for key in ("distances", "larger"):
         numbers[f"iou_trained_{key}"] = statistics.fmean(_within(run, key, task) for run in of_seeds)
         numbers[f"iou_never_trained_{key}"] = statistics.fmean(beyond(run, key, task) for run in of_seeds)
-    likeness = [run["curve"][-1]["likeness"] for run in of_seeds if "likeness" in run["curve"][-1]]
-    if likeness:
-        numbers["likeness"] = statistics.fmean(likeness)
+    if _likeness(of_seeds):
+        numbers["likeness"] = statistics.fmean(_likeness(of_seeds))
     return Result(
         paper=PAPER,
         table=TABLE,
@@ -289,5 +307,7 @@ def _text(marked: Any) -> list[str]:
 
 
 def _text_of(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return ""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return f"{statistics.fmean(values):{sign}.3f} ± {error:.3f}"
