@@ -106,7 +106,7 @@ class Plan:
         found = {site.path: site for site in sites.sites(model)}
         aliases = {alias: path for path, site in found.items() for alias in site.aliases}
         for group in self.groups:
-            for path in group.items:
+            for number, path in enumerate(group.items):
                 if path in aliases or (path in found and found[path].aliases):
                     other = aliases.get(path) or found[path].aliases[0]
                     raise AlreadyShared(
@@ -117,10 +117,10 @@ class Plan:
                         f"The model has no parameter '{path}', which the plan shares. Plan for this model."
                     )
                 site = found[path]
-                if (site.shape, site.dtype) != (group.shape, group.dtype):
+                if (site.shape, site.dtype) != (group.shape_of(number), group.dtype):
                     raise ModelChanged(
                         f"'{path}' has changed since the plan: got {site.shape} {site.dtype}, "
-                        f"planned for {group.shape} {group.dtype}. Plan again."
+                        f"planned for {group.shape_of(number)} {group.dtype}. Plan again."
                     )
                 if site.tensor.is_meta:
                     raise SpecError(

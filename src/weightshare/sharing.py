@@ -158,6 +158,10 @@ class Group:
         numbers = (self.stored_before, self.stored_after)
         return self.name, shape_text(self.shape), _span(self), self.assignment.slots, run_text(labels), *numbers
 
+    def shape_of(self, item: int) -> tuple[int, ...]:
+        """Shape of an item, by its number: that of every item, but for a kind that says otherwise."""
+        return self.shape
+
     def under(self, at: str) -> Self:
         """The same group with its paths from the root of a model that has the planned part at `at`."""
         return replace(self, items=tuple(f"{at}.{path}" for path in self.items)) if at else self

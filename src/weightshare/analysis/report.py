@@ -249,7 +249,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
             if isinstance(group, Banked):
                 bank_of(part, group.items)
                 intact = True
-                decoded += group.numel * len(group.items) - group.stored_after
+                decoded += group.stored_before - group.stored_after
             else:
                 ties = group.ties
                 intact = all(

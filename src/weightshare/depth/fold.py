@@ -1,8 +1,9 @@
 """Folding: layers whose mixtures are parallel become one layer, and equal blocks that follow each other a loop.
 
 `|cos(α_i, α_j)| = 1` means `W_j = c·W_i`. Each kind of parallel layers is stored once; a layer keeps its factor `c`,
-and whatever else is its own. A group that is left with at most as many layers as templates goes back to plain weights,
-which are fewer numbers. Blocks all of whose weights are then those of a block before run as further passes of it.
+and whatever else is its own. A group whose layers then store no more numbers than its templates goes back to plain
+weights: of one shape, a group with at most as many layers as templates. Blocks all of whose weights are then those of a
+block before run as further passes of it.
 
 The way is a plan first: it prints the loops, and the change of outputs on given inputs.
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
-from weightshare.depth.loops import Scaled, parallel
+from weightshare.depth.loops import Scaled, apart_by_shape, of_one_shape, parallel
 from weightshare.depth.lsm import similarity_matrix
 from weightshare.depth.nearest import gram
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
@@ -224,6 +225,7 @@ def plan_loops(
     if not groups:
         raise NoMatch(f"{type(model).__name__} has no layer that reads templates: share_(model, Templates(...)) first.")
     kinds: dict[str, list[Found]] = {}
+    others: dict[str, tuple[tuple[str, str], ...]] = {}
     for name, group in groups.items():
         bank = bank_of(model, group.items)
         assert isinstance(bank, TemplateBank)
@@ -231,12 +233,15 @@ def plan_loops(
             raise SpecError(f"'{name}' is on the meta device and has no numbers: load the model first.")
         if bank.coefficients.is_complex():
             raise SpecError(f"'{name}' is complex: layers that differ by a phase have no sign to fold by.")
-        labels = parallel(similarity_matrix(bank.coefficients), threshold)
+        alike = similarity_matrix(bank.coefficients)
+        labels = parallel(of_one_shape(alike, bank.shapes), threshold)
+        others[name] = apart_by_shape(group.items, alike, bank.shapes, labels, threshold)
         kinds[name] = [
             (tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind), None)
             for kind in dict.fromkeys(labels)
         ]
     folded, found, chained = _folded(model, kinds, scale, keep_templates)
+    found = tuple(replace(group, why_apart=(*group.why_apart, *others[group.name])) for group in found)
     error = None
     if batches is not None:
         pairs = [(run(model, batch, f"batch {n}"), run(folded, batch, f"batch {n}")) for n, batch in enumerate(batches)]
@@ -318,7 +323,9 @@ def _planned(
             joined.append((kind, value) if len(kept) == len(items) else _joined(kept, weights, scale))
     distinct = len(group.items) - sum(len(kind.items) - 1 for kind, _ in joined)
     some = tuple(kind for kind, _ in joined)
-    counts = (len(group.items), group.templates, some, distinct, distinct <= group.templates)
+    gone = {path for kind in some for path in kind.items[1:]}
+    numbers = sum(weight.numel() for path, weight in weights.items() if path not in gone)
+    counts = (len(group.items), group.templates, some, distinct, numbers <= group.templates * group.numel)
     return FoldedGroup(name, *counts, tuple(apart)), [value for _, value in joined]
 
 

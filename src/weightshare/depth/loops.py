@@ -199,3 +199,37 @@ def parallel(cosines: Tensor, threshold: float) -> list[int]:
         else:
             kinds.append([layer])
     return [next(at for at, kind in enumerate(kinds) if layer in kind) for layer in range(len(alike))]
+
+
+def of_one_shape(alike: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
+    """Similarities of layers of one shape alone, NaN for other pairs: layers of different widths cannot be one.
+
+    Args:
+        alike: `(layers, layers)`, `|cos|`.
+        shapes: Of each layer, or none if all have one.
+    """
+    if not shapes:
+        return alike
+    same = torch.tensor([[one == other for other in shapes] for one in shapes], device=alike.device)
+    return alike.masked_fill(~same, torch.nan)
+
+
+def apart_by_shape(
+    items: Sequence[str], alike: Tensor, shapes: Sequence[tuple[int, ...]], labels: Sequence[int], threshold: float
+) -> tuple[tuple[str, str], ...]:
+    """The first layer of each kind that is parallel to an earlier layer of another shape, with that as the reason.
+
+    Args:
+        items: Path of each layer.
+        alike: `(layers, layers)`, `|cos|` of all pairs.
+        shapes: Of each layer, or none if all have one.
+        labels: From `parallel`.
+        threshold: Least `|cos|`.
+    """
+    found = []
+    for layer in (list(labels).index(kind) for kind in range(1, max(labels) + 1)):
+        near = (alike[layer, :layer] >= threshold).tolist()
+        other = next((at for at in range(layer) if shapes and near[at] and shapes[at] != shapes[layer]), None)
+        if other is not None:
+            found.append((items[layer], f"is parallel to '{items[other]}', and of another shape"))
+    return tuple(found)

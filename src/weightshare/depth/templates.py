@@ -20,19 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from weightshare._table import shape_text
-from weightshare.decoding import mix, refuse_nonfinite, wide
-from weightshare.depth.nearest import gram, nearest, orthonormal
+from weightshare.decoding import mix, refuse_nonfinite
+from weightshare.depth.budget import allocate, checked_budget, in_numbers
+from weightshare.depth.mixable import common_name, refused, vector
 from weightshare.depth.notes import of_dtypes
-from weightshare.errors import AlreadyShared, FileError, SpecError
+from weightshare.depth.starts import Init, lost_at_start, start
+from weightshare.depth.widths import checked_shapes, differs_in_width, envelope, leading, shapes_text
+from weightshare.errors import FileError, ModelChanged, SpecError
 from weightshare.generating import Bank, Banked, bank_of, leave_bank_, read_bank_
 from weightshare.sharing import Assignment, LeftOut, Spec
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import Place, in_norm, places
-from weightshare.surgery.parametrized import buffered
-from weightshare.surgery.quantised import ADVICE, beside_quantised, quantised
+from weightshare.surgery.blocks import Place, places
 from weightshare.surgery.sites import Site
 
-Init = Literal["orthogonal", "sparse", "from_pretrained"]
 Within = Literal["stage", "model"]
 
 
@@ -43,16 +43,18 @@ class TemplateGroup(Banked):
     Args:
         name: The paths, with `*` where they differ.
         items: Path of each weight, in the order of the model.
-        shape: Of every weight, and of a template.
+        shape: Of a template; of every weight too, unless `shapes` says otherwise.
         dtype: Of weights, templates and coefficients.
         assignment: Each layer reads a mixture of its own.
         templates: How many are stored.
         error: What the start loses of trained weights, `‖W − A·T‖ / ‖W‖` over all layers; `None` where it does not keep
             them, or they had no numbers yet.
+        shapes: Of each weight, where they differ in width: leading slices of a template. Else empty.
     """
 
     templates: int
     error: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
     columns: ClassVar[tuple[str, ...]] = (
         *("group", "weight", "layers", "templates", "coefficients"),
@@ -69,6 +71,13 @@ class TemplateGroup(Banked):
     def stored_slots(self) -> int:
         return self.templates
 
+    def shape_of(self, item: int) -> tuple[int, ...]:
+        return self.shapes[item] if self.shapes else self.shape
+
+    @property
+    def stored_before(self) -> int:
+        return sum(math.prod(self.shape_of(item)) for item in range(len(self.items)))
+
     @property
     def stored_after(self) -> int:
         return self.templates * self.numel + self.coefficients
@@ -78,7 +87,7 @@ class TemplateGroup(Banked):
         """What a printed plan says of it, under `columns`."""
         error = "" if self.error is None else f"{self.error:.2%}"
         counts = (len(self.items), self.templates, self.coefficients, error)
-        return self.name, shape_text(self.shape), *counts, self.stored_before, self.stored_after
+        return self.name, shapes_text(self.shape, self.shapes), *counts, self.stored_before, self.stored_after
 
     @staticmethod
     def note(groups: "Sequence[TemplateGroup]") -> str:
@@ -87,7 +96,7 @@ class TemplateGroup(Banked):
         return f"{numbers:,} numbers in these groups once they are folded into dense weights; a file keeps them small."
 
     def _own_entry(self) -> dict[str, Any]:
-        return {"templates": self.templates, "error": self.error}
+        return {"templates": self.templates, "error": self.error, **({"shapes": self.shapes} if self.shapes else {})}
 
     @classmethod
     def _labels(cls, entry: Mapping[str, Any]) -> list[int]:
@@ -100,7 +109,8 @@ class TemplateGroup(Banked):
             raise FileError(f"Group {entry['name']!r} of the plan has templates={templates!r}: need a count from 1.")
         if error is not None and (type(error) is not float or not 0 <= error <= 1):
             raise FileError(f"Group {entry['name']!r} of the plan has error={error!r}: need 0 to 1, or nothing.")
-        return {"templates": templates, "error": error}
+        shapes = checked_shapes(str(entry["name"]), entry.get("shapes", ()), len(entry["items"]), shape)
+        return {"templates": templates, "error": error, "shapes": shapes}
 
 
 class TemplateBank(Bank):
@@ -109,6 +119,8 @@ class TemplateBank(Bank):
     Args:
         templates: `(templates, *weight)`.
         coefficients: `(layers, templates)`.
+        shapes: Of each layer's weight, a leading slice of a template in the first two dimensions; empty if all are as
+            large as one.
 
     Example:
         >>> bank = TemplateBank(nn.Parameter(torch.eye(2)), nn.Parameter(torch.tensor([[1.0, 0.5], [0.0, 3.0]])))
@@ -116,17 +128,24 @@ class TemplateBank(Bank):
         [[1.0, 0.5], [0.0, 3.0]]
     """
 
-    def __init__(self, templates: nn.Parameter, coefficients: nn.Parameter) -> None:
+    def __init__(
+        self, templates: nn.Parameter, coefficients: nn.Parameter, shapes: Sequence[tuple[int, ...]] = ()
+    ) -> None:
         super().__init__()
         self.templates = templates
         self.coefficients = coefficients
+        self.shapes = tuple(shapes)
 
     def make(self) -> Sequence[Tensor]:
         # Not rows by index: the gradient of each would be as large as all layers together.
-        return mix(self.coefficients, self.templates).unbind()
+        made = mix(self.coefficients, self.templates).unbind()
+        if not self.shapes:
+            return made
+        return [leading(whole, shape).contiguous() for whole, shape in zip(made, self.shapes, strict=True)]
 
     def make_one(self, layer: int) -> Tensor:
-        return mix(self.coefficients[layer : layer + 1], self.templates)[0]
+        templates = leading(self.templates, self.shapes[layer], at=1) if self.shapes else self.templates
+        return mix(self.coefficients[layer : layer + 1], templates)[0]
 
     def own_names(self) -> set[str]:
         """The coefficients."""
@@ -135,7 +154,8 @@ class TemplateBank(Bank):
     def extra_repr(self) -> str:
         """For `print(model)`."""
         layers, templates = self.coefficients.shape
-        return f"{layers} layers, {templates} templates of shape {shape_text(tuple(self.templates.shape[1:]))}"
+        sliced = ", read in leading slices" if self.shapes else ""
+        return f"{layers} layers, {templates} templates of shape {shape_text(tuple(self.templates.shape[1:]))}{sliced}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,19 +168,24 @@ class Templates(Spec):
 
     Args:
         templates: How many each group stores, at least 1. With one for each layer nothing is saved, and the network
-            trains otherwise all the same.
+            trains otherwise all the same. `None` where a budget says it.
         init: How coefficients start. `orthogonal`: orthonormal columns, rows scaled to `‖α_i‖ = 1`, so that weights
             have the variance of the templates; `sparse`: layer `i` reads template `i mod k` alone; in both, templates
             start as the weights of the first layers. `from_pretrained`: templates and coefficients nearest to the
             weights that there are, by singular value decomposition; the plan says what is lost.
         within: What a group is: layers of one `stage`, which is a list of repeated blocks, or of the whole `model`,
             wherever the pattern finds them.
+        across_widths: Whether layers that differ only in the first two dimensions of their weights, outputs and inputs,
+            form one group. Templates are as large as the widest, and a layer reads the leading slice of its mixture,
+            scaled at the start so that its weights keep their own size. Not for `from_pretrained`.
+        budget: Instead of `templates`: how many numbers the whole model may store, a count, or a fraction of those that
+            it stores now. Groups get as many templates as fit, as evenly as they can (`depth.budget`).
 
     Raises:
-        SpecError: If a value is out of range.
+        SpecError: If a value is out of range, or both or neither of templates and budget are given.
 
-    Source: Savarese 2019 (poster), "Soft parameter sharing". Differs: coefficients start with rows of length 1, so that
-    activations keep their scale whatever `k` is.
+    Source: Savarese 2019 (poster), "Soft parameter sharing"; Plummer 2022 for widths and budgets. Differs: coefficients
+    start with rows of length 1, so that activations keep their scale whatever `k` is; `depth.widths`, `depth.budget`.
 
     Example:
         >>> from weightshare.planning import make_plan
@@ -170,18 +195,33 @@ class Templates(Spec):
         (336, 152)
     """
 
-    templates: int
+    templates: int | None = None
     init: Init = "orthogonal"
     within: Within = "stage"
+    across_widths: bool = False
+    budget: float | int | None = None
 
     def __post_init__(self) -> None:
-        if type(self.templates) is not int or not 1 <= self.templates < 2**31:
-            raise SpecError(f"Templates(templates={self.templates!r}): need a whole number of at least 1.")
+        if self.budget is not None:
+            checked_budget(self.budget)
+            if self.templates is not None:
+                raise SpecError(f"{self!r}: give templates, the same for all groups, or a budget, not both.")
+        elif type(self.templates) is not int or not 1 <= self.templates < 2**31:
+            raise SpecError(
+                f"Templates(templates={self.templates!r}): need a whole number of at least 1, or a budget instead."
+            )
         for name, choices in (("init", get_args(Init)), ("within", get_args(Within))):
             if getattr(self, name) not in choices:
                 raise SpecError(
                     f"Templates({name}={getattr(self, name)!r}): need one of {', '.join(map(repr, choices))}."
                 )
+        if type(self.across_widths) is not bool:
+            raise SpecError(f"Templates(across_widths={self.across_widths!r}): need True or False.")
+        if self.across_widths and self.init == "from_pretrained":
+            raise SpecError(
+                f"{self!r}: trained layers of different widths have no leading slices in common. Share equal widths, "
+                "or train from another start."
+            )
 
     @property
     def kind(self) -> type[TemplateGroup]:
@@ -196,39 +236,41 @@ class Templates(Spec):
     def group(
         self, model_sites: Sequence[Site], chosen: Sequence[Site], explicit: bool
     ) -> tuple[list[TemplateGroup], list[LeftOut]]:
-        """Sort sites by shape and dtype, in each stage; see `Spec.group`.
+        """Sort sites by shape, or all but widths, and dtype, in each stage; see `Spec.group`.
 
         Raises:
             AlreadyShared: If a site that the pattern names is already one parameter with another path.
             ShapeMismatch: If a group holds frozen and trained weights, or weights on two devices.
-            SpecError: If the pattern names a weight that cannot be read from a bank.
+            SpecError: If the pattern names a weight that cannot be read from a bank, or the budget is too small for one
+                template in each group.
         """
         found = places(model_sites)
         left_out: list[LeftOut] = []
         members = defaultdict[tuple, list[Site]](list)
         for site in chosen:
             place = found[site.path]
-            reason = _vector(site) or _refused(site, explicit)
+            reason = vector(site) or refused(site, explicit)
             stage = place.before if isinstance(place, Place) else ""
             if not reason and self.within == "stage" and isinstance(place, str):
                 reason = f"{place} (within='model' does without blocks)"
             if reason:
                 left_out.append(LeftOut(site.path, reason))
             else:
-                members[stage if self.within == "stage" else "", site.shape, site.dtype].append(site)
-        groups = []
-        for (stage, shape, dtype), sites in members.items():
-            if len(sites) == 1:
-                where = f"in '{stage}' " if stage else ""
-                reason = f"the only weight of shape {shape} and dtype {dtype} {where}that the pattern matches"
-                left_out.append(LeftOut(sites[0].path, reason))
+                form = differs_in_width(site) if self.across_widths else site.shape
+                members[stage if self.within == "stage" else "", form, site.dtype].append(site)
+        kept = list[list[Site]]()
+        for (stage, *_), sites in members.items():
+            if len(sites) > 1:
+                paths = [site.path for site in sites]
+                edit.common_slot(paths, [site.tensor for site in sites], any_shape=self.across_widths)
+                kept.append(sites)
                 continue
-            paths = tuple(site.path for site in sites)
-            edit.common_slot(paths, [site.tensor for site in sites])
-            each = Assignment.of(range(len(sites)))
-            error = self._error([site.tensor for site in sites])
-            groups.append(TemplateGroup(_common(paths), paths, shape, dtype, each, self.templates, error))
-        return groups, left_out
+            where, (site,) = f"in '{stage}' " if stage else "", sites
+            reason = f"the only weight of shape {site.shape} and dtype {site.dtype} {where}that the pattern matches"
+            but = ", whatever the widths" if self.across_widths else ""
+            left_out.append(LeftOut(site.path, f"{reason}{but}"))
+        counts = self._counts(model_sites, kept)
+        return [self._grouped(sites, count) for sites, count in zip(kept, counts, strict=True)], left_out
 
     def notes(self, groups: Sequence[TemplateGroup], model_sites: Sequence[Site]) -> list[str]:
         """What a plan warns of: see `Spec.notes`."""
@@ -238,42 +280,33 @@ class Templates(Spec):
             for group in groups
             if group.stored_after >= group.stored_before
         ]
+        if self.budget is not None:
+            stored = sum(site.tensor.numel() for site in model_sites)
+            left = in_numbers(self.budget, stored) - stored
+            left += sum(group.stored_before - group.stored_after for group in groups)
+            full = all(group.templates == len(group.items) for group in groups)
+            why = "each layer has a template of its own" if full else "no group has room for one more template"
+            more += [f"{left:,} numbers of the budget are left over: {why}."]
         return [*more, *of_dtypes(groups)]
-
-    def start(self, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Templates `(k, *weight)` and coefficients `(layers, k)` that layers of these weights start with.
-
-        What is drawn is drawn from torch's own generator of the CPU, as torch's layers draw.
-        """
-        count, k = len(tensors), self.templates
-        if self.init == "from_pretrained":
-            return nearest(tensors, k)
-        stored = list(tensors[:k])
-        size = torch.stack([wide(tensor).abs().square().mean() for tensor in tensors]).mean().sqrt()
-        while len(stored) < k:  # more templates than layers: of their size, and apart from theirs
-            stored.append((torch.randn(tensors[0].shape).to(size.device) * size).to(tensors[0].dtype))
-        if self.init == "sparse":
-            mixture = nn.functional.one_hot(torch.arange(count) % k, k).double()
-        else:
-            mixture = orthonormal(count, k)
-            mixture = mixture / mixture.norm(dim=1, keepdim=True)
-        return torch.stack(stored), mixture.to(tensors[0].device, tensors[0].dtype)
 
     def share_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """Make the layers of a group read a bank; see `Spec.share_`."""
         tensors = [edit.parameter_at(edits.model, path) for path in group.items]
-        edit.common_slot(group.items, tensors)
+        edit.common_slot(group.items, tensors, any_shape=self.across_widths)
         with torch.no_grad():
             for path, tensor in zip(group.items, tensors, strict=True):
                 refuse_nonfinite(path, tensor)
-            templates, coefficients = self.start(tensors)
+            templates, coefficients = start(tensors, group.templates, self.init)
         self._bank_(edits, group, tensors[0], templates, coefficients)
 
     def place_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """Make the layers of a group read a bank that a file will fill; see `Spec.place_`."""
-        like = edit.parameter_at(edits.model, group.items[0])
-        blank = like.detach().new_zeros(self.templates, *group.shape)
-        self._bank_(edits, group, like, blank, blank.new_zeros(len(group.items), self.templates))
+        tensors = [edit.parameter_at(edits.model, path) for path in group.items]
+        for item, (path, tensor) in enumerate(zip(group.items, tensors, strict=True)):
+            if tuple(tensor.shape) != group.shape_of(item):
+                raise ModelChanged(f"'{path}' is {tuple(tensor.shape)}, the plan shares {group.shape_of(item)}.")
+        blank = tensors[0].detach().new_zeros(group.templates, *group.shape)
+        self._bank_(edits, group, tensors[0], blank, blank.new_zeros(len(group.items), group.templates))
 
     def unshare_(self, edits: edit.Transaction, group: TemplateGroup) -> None:
         """Give every layer a parameter with the numbers that it reads; see `Spec.unshare_`."""
@@ -291,21 +324,47 @@ class Templates(Spec):
         templates: Tensor,
         coefficients: Tensor,
     ) -> None:
-        if group.templates != self.templates:
+        planned = group.templates == self.templates if self.budget is None else group.templates <= len(group.items)
+        if not planned or (group.shapes and not self.across_widths):
             raise SpecError(
-                f"The plan has {group.templates} templates for '{group.name}', {self!r} others: plan again."
+                f"The plan has {group.templates} templates for '{group.name}', of {len(group.items)} layers of "
+                f"{len({*group.shapes}) or 1} shapes; {self!r} has others: plan again."
             )
         # Row by row in memory, which a decomposition does not give: fused optimizers read numbers as they lie there.
         templates, coefficients = templates.contiguous(), coefficients.contiguous()
-        bank = TemplateBank(edit.like_parameter(like, templates), nn.Parameter(coefficients, like.requires_grad))
+        own = nn.Parameter(coefficients, like.requires_grad)
+        bank = TemplateBank(edit.like_parameter(like, templates), own, group.shapes)
         read_bank_(edits, group.name, group.items, bank)
 
-    def _error(self, tensors: Sequence[Tensor]) -> float | None:
-        if self.init != "from_pretrained" or any(tensor.is_meta for tensor in tensors):
-            return None
-        sizes = torch.linalg.eigvalsh(gram([tensor.detach() for tensor in tensors])).clamp(min=0)
-        lost = sizes[: max(0, len(sizes) - self.templates)].sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)
-        return min(1.0, float(lost.sqrt()))
+    def _counts(self, model_sites: Sequence[Site], members: Sequence[Sequence[Site]]) -> list[int]:
+        """How many templates each group stores, given its sites."""
+        if self.templates is not None or self.budget is None:
+            return [self.templates or 1] * len(members)
+        if not members:
+            return []
+        stored = sum(site.tensor.numel() for site in model_sites)
+        apart = stored - sum(site.tensor.numel() for sites in members for site in sites)
+        room = in_numbers(self.budget, stored)
+        sizes = [(len(sites), math.prod(envelope([site.shape for site in sites]))) for sites in members]
+        least = apart + sum(layers + numel for layers, numel in sizes)
+        if room < least:
+            raise SpecError(
+                f"{self!r}: the model may store {room:,} of {stored:,} numbers, and with one template in each of "
+                f"{len(members)} groups it stores {least:,}, of which {apart:,} lie outside of them. Give at least "
+                f"budget={least}, or share more weights."
+            )
+        return allocate(sizes, room - apart)
+
+    def _grouped(self, sites: Sequence[Site], templates: int) -> TemplateGroup:
+        paths, shapes = tuple(site.path for site in sites), tuple(site.shape for site in sites)
+        error = None
+        if self.init == "from_pretrained" and not any(site.tensor.is_meta for site in sites):
+            error = lost_at_start([site.tensor for site in sites], templates)
+        each = Assignment.of(range(len(sites)))
+        unequal = shapes if len({*shapes}) > 1 else ()
+        return TemplateGroup(
+            common_name(paths), paths, envelope(shapes), sites[0].dtype, each, templates, error, unequal
+        )
 
 
 def release_(edits: edit.Transaction, group: TemplateGroup) -> list[nn.Parameter]:
@@ -316,49 +375,3 @@ def release_(edits: edit.Transaction, group: TemplateGroup) -> list[nn.Parameter
         weights = [edit.like_parameter(bank.templates, weight.detach().clone()) for weight in bank()]
     leave_bank_(edits, group.items, weights)
     return weights
-
-
-def _vector(site: Site) -> str:
-    """Why a site is no weight that mixtures are for, or nothing; no mistake of the pattern's."""
-    if sum(length > 1 for length in site.shape) < 2:
-        return "a vector: templates are for matrices and kernels"
-    return "part of a norm layer: templates are for matrices and kernels" if in_norm(site) else ""
-
-
-def _refused(site: Site, explicit: bool) -> str:
-    """Why a weight cannot be read from a bank, or nothing; an error where the pattern names it."""
-    if site.aliases and explicit:
-        raise AlreadyShared(
-            f"Cannot make a mixture of '{site.path}': it is already one parameter with '{site.aliases[0]}'. Leave it "
-            "out of the pattern, or give it a parameter of its own first (unshare_ does, where a plan tied it)."
-        )
-    recurrent = isinstance(site.holder, nn.RNNBase)
-    for reason, advice in (
-        (quantised(site.tensor), ADVICE),
-        (buffered(site), "Leave it out of the pattern"),
-        (
-            "recurrent layers keep a second list of their weights, which a bank never reaches" if recurrent else "",
-            "Tie it",
-        ),
-    ):
-        if reason and explicit:
-            raise SpecError(f"Cannot make a mixture of '{site.path}': {reason}. {advice}.")
-        if reason:
-            return reason
-    if site.aliases:
-        return f"already one parameter with '{site.aliases[0]}'"
-    return "" if explicit else beside_quantised(site)
-
-
-def _common(paths: Sequence[str]) -> str:
-    """Paths as one, with `*` for the parts that differ.
-
-    Example:
-        >>> _common(["layer1.1.conv1.weight", "layer1.1.conv2.weight", "layer1.2.conv1.weight"])
-        'layer1.*.*.weight'
-    """
-    parts = [path.split(".") for path in paths]
-    if len({len(one) for one in parts}) > 1:
-        lead = next(at for at, names in enumerate(zip(*parts, strict=False)) if len(set(names)) > 1)
-        return ".".join([*parts[0][:lead], "*", parts[0][-1]])
-    return ".".join(names[0] if len(set(names)) == 1 else "*" for names in zip(*parts, strict=True))

@@ -370,8 +370,8 @@ def like_parameter(model: nn.Parameter, value: Tensor) -> nn.Parameter:
     return made
 
 
-def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
-    """Refuse weights that cannot be one parameter: they differ in shape, dtype, device or `requires_grad`.
+def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter], any_shape: bool = False) -> None:
+    """Refuse weights that cannot be one: they differ in shape (unless any will do), dtype, device or `requires_grad`.
 
     Raises:
         ShapeMismatch: Naming the first weight that differs from the first of the list.
@@ -383,7 +383,7 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
             ("device", tensor.device, first.device, "Move them to one device first, or leave it out of the pattern"),
             ("requires_grad", tensor.requires_grad, first.requires_grad, "Freeze all layers of a slot, or none"),
         ):
-            if got != holds:
+            if got != holds and not (any_shape and what == "shape"):
                 said = f"got {what} {got}, the slot holds {holds}"
                 raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': {said}. {advice}.")
 
