@@ -13,6 +13,8 @@ import typer
 from weightshare._table import render
 from weightshare.analysis.report import report as report_on
 from weightshare.cli.options import (
+    AcrossWidths,
+    Budget,
     Config,
     DataDir,
     Fuse,
@@ -79,6 +81,8 @@ def plan(
     templates: Templates = None,
     template_init: TemplateInit = None,
     within: Within = None,
+    across_widths: AcrossWidths = None,
+    budget: Budget = None,
     order: Order = None,
     order_seed: OrderSeed = None,
     spread: Spread = None,
@@ -92,7 +96,7 @@ def plan(
 ) -> None:
     """Print what sharing would do to a model. Nothing is trained or changed."""
     share = sharing(
-        *(slots, weights, where),
+        *(slots, weights, where, budget),
         rate=rate,
         order=order,
         order_seed=order_seed,
@@ -132,6 +136,8 @@ def train(
     templates: Templates = None,
     template_init: TemplateInit = None,
     within: Within = None,
+    across_widths: AcrossWidths = None,
+    budget: Budget = None,
     order: Order = None,
     order_seed: OrderSeed = None,
     spread: Spread = None,
@@ -196,7 +202,7 @@ def train(
     from weightshare.training.workplace import Stopped, is_first_process
 
     share = sharing(
-        *(slots, weights, where),
+        *(slots, weights, where, budget),
         rate=rate,
         order=order,
         order_seed=order_seed,

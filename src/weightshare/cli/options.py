@@ -19,6 +19,12 @@ Slots = Annotated[str | None, typer.Option(help="Instead of a rate: the slot of 
 Templates = Annotated[int | None, typer.Option(help="Instead of a rate: how many templates a group's layers mix.")]
 TemplateInit = Annotated[str | None, typer.Option(help="Of --templates: orthogonal, sparse or from_pretrained.")]
 Within = Annotated[str | None, typer.Option(help="Of --templates: layers of a stage are a group, or of the model.")]
+Budget = Annotated[
+    str | None, typer.Option(help="Instead of --templates: numbers that the model may store, or a fraction of them.")
+]
+AcrossWidths = Annotated[
+    bool | None, typer.Option("--across-widths", help="Of --templates: narrower layers read slices of wider ones.")
+]
 Order = Annotated[str | None, typer.Option(help="sequential, strided or random.")]
 OrderSeed = Annotated[int | None, typer.Option(help="Seed of the random order.")]
 Spread = Annotated[str | None, typer.Option(help="uniform, front, middle or back.")]
@@ -68,17 +74,23 @@ def over(base: Any, given: dict[str, Any] | None) -> list[dict[str, Any]] | None
     # What an option makes meaningless goes with what it replaces.
     replaces = {"rate": {"slots"}, "slots": {"rate", "order", "order_seed", "spread"}, "fuse": {"weights"}}
     ties = {field.name for field in fields(Share)} - {"where", *OF_TEMPLATES}
-    replaces |= {"templates": ties, **{key: replaces.get(key, set()) | {*OF_TEMPLATES} for key in ("rate", "slots")}}
+    replaces |= {"templates": {*ties, "budget"}, "budget": {*ties, "templates"}}
+    replaces |= {key: replaces.get(key, set()) | {*OF_TEMPLATES} for key in ("rate", "slots")}
     dropped = set[str]().union(*(replaces.get(key, set()) for key in given))
     return [{key: value for key, value in base[0].items() if key not in dropped} | given]
 
 
 def sharing(
-    slots: str | None, weights: str | None, where: list[str] | None, **named: str | float | bool | None
+    slots: str | None,
+    weights: str | None,
+    where: list[str] | None,
+    budget: str | None,
+    **named: str | float | bool | None,
 ) -> dict[str, Any]:
     """The options of sharing as an entry of the configuration; only what was given, of `Share`'s fields."""
     lists = {"slots": numbers(slots, "--slots", int), "weights": numbers(weights, "--weights", float)}
-    given = present(**named, **lists, where=where[0] if where and len(where) == 1 else where or None)
+    (most,) = numbers(budget, "--budget", int if (budget or "").isdecimal() else float) or [None]
+    given = present(**named, **lists, budget=most, where=where[0] if where and len(where) == 1 else where or None)
     strict(Share, given)
     return given
 
@@ -88,7 +100,7 @@ def numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
     try:
         return None if text is None else [kind(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: need numbers with commas between them.") from error
+        raise ConfigError(f"{option} {text!r}: need numbers, with commas between several.") from error
 
 
 def pairs(texts: Sequence[str] | None, option: str = "--model-arg") -> dict[str, Any]:

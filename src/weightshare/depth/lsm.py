@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from weightshare._table import shape_text
 from weightshare.depth.measure import Similarity
 from weightshare.depth.templates import TemplateBank, TemplateGroup
+from weightshare.depth.widths import leading
 from weightshare.errors import NoMatch, SpecError
 from weightshare.generating import bank_of
 from weightshare.planning import applied_plans, from_root
@@ -117,7 +118,7 @@ def layer_similarity(model: nn.Module, signed: bool = False, of: Of = "coefficie
         model: With `Templates` applied; it is not changed.
         signed: Keep the sign: layers that are opposite have −1, not 1.
         of: `coefficients` compares the rows of coefficients, as the source does; `weights` compares what they make,
-            which differs where templates are not orthonormal.
+            which differs where templates are not orthonormal; layers of different shapes are NaN then.
 
     Returns:
         For each group of layers its matrix, named by the layers' weights; see `similarity_matrix`.
@@ -149,8 +150,9 @@ def layer_similarity(model: nn.Module, signed: bool = False, of: Of = "coefficie
     for name, mixture in found.items():
         if mixture.bank.coefficients.is_meta:
             raise SpecError(f"The coefficients of '{name}' are on the meta device: load the model first.")
-        gram = template_gram(mixture.bank.templates) if of == "weights" else None
-        values = similarity_matrix(whole(mixture.bank.coefficients), signed, gram)
+        rows = whole(mixture.bank.coefficients)
+        weights = of == "weights"
+        values = _of_weights(mixture.bank, rows, signed) if weights else similarity_matrix(rows, signed)
         matrices[name] = Similarity(measure, mixture.layers, mixture.layers, values)
     return matrices
 
@@ -176,6 +178,18 @@ def mean_similarity(found: Mapping[str, Similarity]) -> float:
         first, second = torch.triu_indices(*one.values.shape, offset=1)
         means.append(one.values[first, second].nan_to_num(0.0).mean().item() if len(first) else 1.0)
     return sum(means) / len(means)
+
+
+def _of_weights(bank: TemplateBank, rows: Tensor, signed: bool) -> Tensor:
+    """The cosines of the weights; those that differ in shape have none."""
+    if not bank.shapes:
+        return similarity_matrix(rows, signed, template_gram(bank.templates))
+    values = torch.full((len(rows), len(rows)), torch.nan, dtype=torch.float64)
+    for shape in dict.fromkeys(bank.shapes):
+        layers = torch.tensor([at for at, one in enumerate(bank.shapes) if one == shape])
+        gram = template_gram(leading(whole(bank.templates), shape, at=1))
+        values[layers[:, None], layers] = similarity_matrix(rows[layers.to(rows.device)], signed, gram)
+    return values
 
 
 def template_gram(templates: Tensor) -> Tensor:

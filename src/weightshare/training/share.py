@@ -15,7 +15,7 @@ SpreadName = Literal["uniform", "front", "middle", "back"]
 FusionName = Literal[
     "first", "mean", "weighted_mean", "permuted_mean", "least_squares", "scalar_weighted", "channel_weighted"
 ]
-OF_TEMPLATES = ("templates", "init", "within")
+OF_TEMPLATES = ("templates", "budget", "init", "within", "across_widths")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Share:
     Args:
         rate: Share rate; or
         slots: the slot of each layer; or
-        templates: how many templates the layers of a group mix. Of what follows, `init`, `within` and `where` go with
-            it, and the rest with a rate or slots.
+        templates: how many templates the layers of a group mix; or
+        budget: how many numbers the whole model may store, a count or a fraction, for that to be found. Of what
+            follows, `init`, `within`, `across_widths` and `where` go with these two, the rest with a rate or slots.
         order: `sequential`, `strided` or `random`.
         order_seed: Seed of the random order.
         spread: `uniform`, `front`, `middle` or `back`.
@@ -38,6 +39,7 @@ class Share:
         scale: Whether each layer scales what it reads: by a `scalar`, or for each `channel`; or nothing.
         init: Of templates: `orthogonal`, `sparse` or `from_pretrained`.
         within: Of templates: whether a group is of a `stage` or of the whole `model`.
+        across_widths: Of templates: whether narrower layers read slices of those of wider ones.
         where: A glob, a list of globs and exclusions (`!*norm*`), or nothing for all that fits.
     """
 
@@ -54,6 +56,8 @@ class Share:
     templates: int | None = None
     init: Init = "orthogonal"
     within: Within = "stage"
+    across_widths: bool = False
+    budget: int | float | None = None
     where: str | list[str] | None = None
 
     @property
@@ -64,14 +68,15 @@ class Share:
             ConfigError: If its values do not go together.
             SpecError: If one is out of its range.
         """
+        mixes = self.templates is not None or self.budget is not None
         given = {name for name, entry in self.__dataclass_fields__.items() if getattr(self, name) != entry.default}
         for name in sorted(given - {"where"}):
-            if (name in OF_TEMPLATES) != (self.templates is not None):
+            if (name in OF_TEMPLATES) != mixes:
                 kinds = ["templates", "a rate or slots"]
                 goes, not_with = kinds if name in OF_TEMPLATES else reversed(kinds)
                 raise ConfigError(f"share.{name} goes with {goes}, not with {not_with}.")
-        if self.templates is not None:
-            return Templates(self.templates, self.init, self.within)
+        if mixes:
+            return Templates(self.templates, self.init, self.within, self.across_widths, self.budget)
         order = topology.random(self.order_seed) if self.order == "random" else getattr(topology, self.order)
         if (self.weights is not None) != (self.fuse == "weighted_mean"):
             raise ConfigError("share: weights go with fuse: weighted_mean, and it needs them.")

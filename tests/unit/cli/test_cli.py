@@ -68,6 +68,19 @@ def test_templates_can_be_planned_and_trained_by_options(capsys, tmp_path):
     assert (entry.templates, entry.init, entry.within) == (2, "sparse", "model")
 
 
+def test_a_budget_says_how_many_templates_there_are(capsys, tmp_path):
+    options = ["--within", "model", "--across-widths", "--where", "blocks.*.pointwise"]
+    for budget, most in (("0.98", 0.98), ("18900", 18900)):
+        out = tmp_path / f"{budget}.json"
+        assert call("plan", "convmixer:16/4/2/3", "--budget", budget, *options, "--json", str(out)) == 0
+        plan = Plan.from_json(out.read_text())
+        assert (plan.spec.budget, plan.spec.across_widths) == (most, True)
+    assert plan.stored_after <= 18900 < plan.stored_before
+    capsys.readouterr()
+    assert call("plan", "convmixer:16/4/2/3", "--budget", "half") == 1
+    assert "--budget 'half': need numbers" in capsys.readouterr().err
+
+
 def test_templates_and_ties_take_each_others_place(tmp_path):
     file, out = tmp_path / "run.yaml", tmp_path / "plan.json"
     start = ["plan", "convmixer:16/4/2/3", "--config", str(file), "--json", str(out)]

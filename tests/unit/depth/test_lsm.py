@@ -80,6 +80,19 @@ def test_alike_templates_make_alike_weights_of_unlike_rows():
     assert layer_similarity(net, signed=True, of="weights")["*.weight"].values[0, 1].item() == pytest.approx(-1)
 
 
+def test_layers_of_several_widths_are_compared_with_those_of_their_shape():
+    torch.manual_seed(0)
+    net = nn.ModuleList([nn.Linear(3, 5), nn.Linear(7, 5), nn.Linear(3, 5), nn.Linear(7, 5)]).double()
+    ws.share_(net, ws.Templates(2, within="model", across_widths=True))
+    (found,) = layer_similarity(net, signed=True, of="weights").values()
+    weights = [layer.weight.flatten() for layer in net]
+    for i, j in ((0, 2), (1, 3)):
+        wanted = torch.cosine_similarity(weights[i], weights[j], dim=0).item()
+        assert found.values[i, j].item() == pytest.approx(wanted, abs=1e-12)
+    assert found.values.isnan().sum() == 8
+    assert not layer_similarity(net)["*.weight"].values.isnan().any()
+
+
 def test_the_products_of_templates_do_not_depend_on_how_they_are_cut(monkeypatch):
     templates = torch.randn(3, 7, 11, generator=torch.Generator().manual_seed(0))
     at_once = template_gram(templates)

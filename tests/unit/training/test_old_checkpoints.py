@@ -22,7 +22,7 @@ CONFIG = {key: value for key, value in asdict(RUN).items() if key not in ("train
 LATER = {
     "recipe": ("schedule", "milestones", "factor", "nesterov"),
     "recipe.regularise.0": ("warmup",),
-    "config.share.0": ("templates", "init", "within"),
+    "config.share.0": ("templates", "init", "within", "across_widths", "budget"),
     "config.share.1": ("templates", "init", "within"),
     "recipe.augment": ("pad", "repeats", "rand_augment_std", "cutout"),
     "config.prepare": ("cut", "margin", "normalise", "label_noise"),

@@ -58,6 +58,9 @@ def test_names_stand_for_specs():
     assert Share(templates=3).spec == ws.Templates(3)
     given = {"templates": 2, "init": "sparse", "within": "model"}
     assert strict(Share, given).spec == ws.Templates(2, "sparse", "model")
+    given = {"budget": 700, "within": "model", "across_widths": True}
+    assert strict(Share, given).spec == ws.Templates(budget=700, within="model", across_widths=True)
+    assert strict(Share, {"budget": 0.5}).spec == ws.Templates(budget=0.5)
     spec = Regularise("layer_similarity", strength=0.5, warmup=0.25).spec(40)
     assert isinstance(spec, SimilarityPenalty)
     assert (spec.strength, spec.schedule) == (0.5, Ramp(0.0, 1.0, 10))
@@ -70,6 +73,8 @@ def test_names_stand_for_specs():
         ({"templates": 2, "rate": 2}, ConfigError, "share.rate goes with a rate or slots, not with templates"),
         ({"templates": 2, "lora": 2}, ConfigError, "share.lora goes with a rate or slots"),
         ({"rate": 2, "init": "sparse"}, ConfigError, "share.init goes with templates, not with a rate or slots"),
+        ({"templates": 2, "budget": 9}, SpecError, "not both"),
+        ({"budget": 0.5, "rate": 2}, ConfigError, "share.rate goes with"),
         ({"templates": 0}, SpecError, "at least 1"),
         ({"templates": 2, "init": "orthogonl"}, ConfigError, "did you mean 'orthogonal'"),
     ],
