@@ -108,6 +108,7 @@ def plan(
         templates=templates,
         init=template_init,
         within=within,
+        across_widths=across_widths,
     )
     settings = configuration(config, model=model, model_args=pairs(model_arg), share=share)
     if not settings.share:
@@ -214,6 +215,7 @@ def train(
         templates=templates,
         init=template_init,
         within=within,
+        across_widths=across_widths,
     )
     recipe = present(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
     recipe |= present(channels_last=channels_last, schedule=schedule)
