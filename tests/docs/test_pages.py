@@ -10,9 +10,9 @@ from tests.support import ROOT
 from weightshare.space.local import LocallyConnected2d
 from weightshare.training.recipe import RunConfig, strict
 
-NAMES = ("values", "space", "depth")
+NAMES = ("values", "space", "depth", "templates")
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
-SNIPPETS = {"values": 1, "space": 4, "depth": 5}
+SNIPPETS = {"values": 1, "space": 4, "depth": 5, "templates": 3}
 every_page = pytest.mark.parametrize("page", NAMES)
 
 
@@ -50,9 +50,19 @@ def test_the_code_on_depth_runs(capsys):
     assert "linear CKA" in capsys.readouterr().out
 
 
+def test_the_code_on_templates_runs(capsys):
+    names = names_after_running("templates")
+    assert names["loops"].output_error < 1e-6
+    assert names["loops"].removed == 4
+    assert repr(names["small"].layer2).startswith("Looped(\n  0 → 3 × (1)\n")
+    assert names["record"].history.steps == (0, 1, 2, 3)
+    assert "|cos| of coefficients" in capsys.readouterr().out
+
+
 CONFIGURED = {
     "values": lambda config: [entry.strength for entry in config.train.regularise] == [1e-3, 1e-4],
     "space": lambda config: (config.train.sleep[0].every, config.localise[0].start) == (1, "draw"),
+    "templates": lambda config: (config.share[0].templates, config.train.regularise[0].strength) == (2, 0.1),
     "depth": lambda config: (config.train.distil.hidden, config.share[0].fuse) == (1.0, "mean"),
 }
 

@@ -6,21 +6,21 @@ import shutil
 import pytest
 import torch
 
+from weightshare.depth.templates import TemplateBank
 from weightshare.errors import ConfigError, TrainingError
-from weightshare.experiments import shortest_paths
+from weightshare.experiments import shortest_paths, shortest_paths_results
 from weightshare.experiments.figures import figure
 from weightshare.experiments.shortest_paths import (
     CHECKPOINT,
     DONE,
+    FEW,
     ROWS,
     Row,
     Schedule,
     Task,
-    bank_of_layers,
+    batch_of,
     built,
-    likeness,
     marks,
-    mean_likeness,
     scores,
     train,
     trained_model,
@@ -97,9 +97,9 @@ def test_a_run_measures_both_phases_at_a_change(table, folder):
     assert run["curve"][-1]["likeness"] == pytest.approx((similarity.sum().item() - 3) / 6, abs=1e-3)
     model = trained_model("templates-2", 1, folder / "runs", SMALL)
     assert not (folder / "runs" / "templates-2-seed1" / CHECKPOINT).exists()
-    bank = bank_of_layers(model)
-    assert bank is not None
-    torch.testing.assert_close(likeness(bank.coefficients.detach()), similarity, atol=1e-4, rtol=0)
+    (bank,) = (module for module in model.modules() if isinstance(module, TemplateBank))
+    directions = torch.nn.functional.normalize(bank.coefficients.detach(), dim=1)
+    torch.testing.assert_close((directions @ directions.mT).abs(), similarity, atol=1e-4, rtol=0)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(table, folder, tmp_path, monkeypatch):
@@ -139,9 +139,8 @@ def test_a_run_that_is_done_is_read(table, folder, monkeypatch):
 
 def test_rows_start_alike():
     plain, shared = (built(Row(templates=k, width=5, depth=3), seed=4) for k in (0, 2))
-    bank = bank_of_layers(shared)
-    assert bank is not None
-    assert bank_of_layers(plain) is None
+    (bank,) = (module for module in shared.modules() if isinstance(module, TemplateBank))
+    assert not any(isinstance(module, TemplateBank) for module in plain.modules())
     for layer, template in zip(plain.layers[:2], bank.templates, strict=True):
         assert torch.equal(layer.conv.weight, template)
     assert torch.equal(plain.stem.weight, shared.stem.weight)
@@ -157,13 +156,27 @@ def test_the_driven_layers_become_alike(table, folder):
     assert driven[-1]["likeness"] > driven[0]["likeness"]
 
 
-def test_likeness_is_the_cosine_without_its_sign():
-    coefficients = torch.tensor([[3.0, 0.0], [-2.0, 0.0], [0.0, 5.0], [1.0, 1.0]], dtype=torch.float64)
-    half = 0.5**0.5
-    wanted = torch.tensor([[1, 1, 0, half], [1, 1, 0, half], [0, 0, 1, half], [half, half, half, 1]])
-    torch.testing.assert_close(likeness(coefficients), wanted.double())
-    assert mean_likeness(coefficients).item() == pytest.approx((1 + 3 * half) / 6)
-    assert mean_likeness(coefficients[:1]).item() == pytest.approx(0)
+def test_new_grids_in_each_step_or_the_same_ones_again():
+    schedule = Schedule(steps=12, batch=3)
+    new = [batch_of(Row(), TASK, schedule, 5, step) for step in range(24)]
+    assert len({tuple(grids.inputs.flatten().tolist()) for grids in new}) == 24
+    row = Row(grids=7)
+    few = [batch_of(row, TASK, schedule, 5, step) for step in range(24)]
+    of_phase = [
+        [tuple(grid.flatten().tolist()) for grids in few[at : at + 12] for grid in grids.inputs] for at in (0, 12)
+    ]
+    assert [len({*grids}) for grids in of_phase] == [7, 7]
+    for grids in of_phase:
+        epochs = [grids[at : at + 6] for at in range(0, 36, 6)]
+        assert all(len({*epoch}) == 6 for epoch in epochs)  # none twice in an epoch, one of seven left out
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert all((grids.distances <= 2).all() for grids in few[:12])
+    assert all((grids.distances >= 3).all() for grids in few[12:])
+    again = batch_of(row, TASK, schedule, 5, 17)
+    assert torch.equal(again.inputs, few[17].inputs)
+    assert torch.equal(again.on_path, few[17].on_path)
+    with pytest.raises(ConfigError, match="7 grids in a phase, 8 in a batch"):
+        batch_of(row, TASK, Schedule(batch=8), 5, 0)
 
 
 def test_scores_and_marks():
@@ -203,12 +216,16 @@ def test_ranges_and_means():
 def test_the_figure_of_the_command_line(table, folder, monkeypatch):
     _, said = table
     runs = folder / "again"
-    shutil.copytree(folder / "runs", runs)
+    shutil.copytree(folder / "runs", runs / "shortest-paths")
+    drawn = []
+    monkeypatch.setattr(shortest_paths_results, "draw", lambda at, task: drawn.append(at))
     made, path = draw_shortest_paths(folder / "figure", range(2), 0.0, runs, TASK, SCHEDULE, SMALL)
     assert made == said
-    assert path.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ConfigError, match="Grids have no input_mean=1"):
-        figure("shortest-paths", folder / "figure", input_mean=1.0)
+    assert drawn == [path.parent]
+    assert (path.parent / "table.txt").read_text() == f"{said}\n"
+    for name in ("shortest-paths", "shortest-paths-few"):
+        with pytest.raises(ConfigError, match="Grids have no input_mean=1"):
+            figure(name, folder / "figure", input_mean=1.0)
 
 
 def test_what_cannot_be_asked(tmp_path):
@@ -221,4 +238,5 @@ def test_what_cannot_be_asked(tmp_path):
     with pytest.raises(ConfigError, match="in bfloat16 or float32"):
         Schedule(precision="float16")
     assert list(tmp_path.iterdir()) == []
-    assert set(ROWS) == {"plain", "templates-4", "templates-4-lsm0.01"}
+    assert all(Schedule().steps * Schedule().batch == 50 * row.grids for row in FEW.values())
+    assert set(ROWS) == {*FEW, "templates-4-lsm0.1"}

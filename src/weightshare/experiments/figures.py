@@ -8,7 +8,7 @@ from typing import Any
 from weightshare.errors import ConfigError
 from weightshare.experiments.local_figure import draw_divergence
 from weightshare.experiments.search_space import draw_search_space
-from weightshare.experiments.shortest_paths_results import draw_shortest_paths
+from weightshare.experiments.shortest_paths_results import FIGURES as PATHS
 from weightshare.experiments.sleep_theory import FIGURES as SLEEPS
 from weightshare.experiments.sleep_theory import draw_figure
 
@@ -19,7 +19,7 @@ FIGURES: Mapping[str, Draw] = {
     **{name: partial(draw_figure, name) for name in SLEEPS},
     "6": draw_divergence,
     "search-space": draw_search_space,
-    "shortest-paths": draw_shortest_paths,
+    **PATHS,
 }
 
 

@@ -10,7 +10,8 @@ step. Its distances, widths, optimizer and numbers are not in the text that the 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 import json
 import math
 from pathlib import Path
@@ -22,13 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from weightshare.depth.templates import TemplateBank, Templates
+from weightshare.depth.lsm import layer_similarity
+from weightshare.depth.regularise import similarity_penalty
+from weightshare.depth.templates import Templates
 from weightshare.errors import ConfigError, TrainingError
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.checkpoint import load, save
 from weightshare.models.grid import GridCNN, grid_cnn
 from weightshare.optimizer import param_groups
-from weightshare.training.data.shortest_paths import Grids, draw_grids
+from weightshare.training.data.shortest_paths import Grids, draw_grids, mixed_seed
 from weightshare.training.environment import environment
 from weightshare.training.keeper import CHECKPOINT
 from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
@@ -50,6 +53,7 @@ class Row:
         similarity: Strength of what makes the layers' coefficients parallel.
         lr: Highest learning rate. Of 4e-3 and 8e-3 the better one in a trial of 20 layers with 32 channels, which was
             the lower one without templates and the higher one with them.
+        grids: How many a phase has, seen again and again in another order; 0 draws new ones for each step.
         width: Channels.
         depth: Layers.
     """
@@ -57,6 +61,7 @@ class Row:
     templates: int = 0
     similarity: float = 0.0
     lr: float = 4e-3
+    grids: int = 0
     width: int = 24
     depth: int = 32
 
@@ -65,8 +70,12 @@ ROWS: dict[str, Row] = {
     "plain": Row(),
     "templates-4": Row(templates=4, lr=8e-3),
     "templates-4-lsm0.01": Row(templates=4, similarity=0.01, lr=8e-3),
+    "templates-4-lsm0.1": Row(templates=4, similarity=0.1, lr=8e-3),
 }
-"""By name, as they stand in the results."""
+"""By name, as they stand in the results; all see new grids in each step."""
+
+FEW: dict[str, Row] = {name: replace(ROWS[name], grids=192) for name in ("plain", "templates-4", "templates-4-lsm0.01")}
+"""The same from few grids: those of a phase are seen 50 times, as the poster's are."""
 
 
 @dataclass(frozen=True)
@@ -138,26 +147,6 @@ def built(row: Row, seed: int) -> GridCNN:
     return model
 
 
-def bank_of_layers(model: GridCNN) -> TemplateBank | None:
-    """The bank that its layers read, where they do."""
-    return next((module for module in model.modules() if isinstance(module, TemplateBank)), None)
-
-
-def likeness(coefficients: Float[Tensor, "layers templates"]) -> Float[Tensor, "layers layers"]:
-    """The layer similarity matrix: `|cos(α_i, α_j)|`.
-
-    Source: Savarese 2019 (poster), "Folding". Differs: nothing.
-    """
-    directions = nn.functional.normalize(coefficients, dim=1)
-    return (directions @ directions.mT).abs()
-
-
-def mean_likeness(coefficients: Float[Tensor, "layers templates"]) -> Tensor:
-    """The mean of the matrix over pairs of two layers."""
-    layers = len(coefficients)
-    return (likeness(coefficients).sum() - layers) / max(1, layers * (layers - 1))
-
-
 def scores(marked: Bool[Tensor, "grids h w"], truth: Bool[Tensor, "grids h w"]) -> dict[str, float]:
     """Compare what a network marks with the truth.
 
@@ -197,6 +186,30 @@ def marks(model: GridCNN, inputs: Float[Tensor, "grids 2 h w"], precision: str) 
 def measured(model: GridCNN, grids: Grids, precision: str) -> dict[str, float]:
     """The scores of a network on grids."""
     return scores(marks(model, grids.inputs, precision) > 0, grids.on_path)
+
+
+def batch_of(row: Row, task: Task, schedule: Schedule, seed: int, step: int) -> Grids:
+    """The grids of a step, which depend on the seed and the step alone.
+
+    Raises:
+        ConfigError: If a phase has fewer grids than a batch.
+    """
+    phase, at = divmod(step, schedule.steps)
+    distance = task.phases[phase]
+    if not row.grids:
+        return draw_grids(schedule.batch, task.size, distance, task.obstacles, (seed, step))
+    if row.grids < schedule.batch:
+        raise ConfigError(f"{row.grids} grids in a phase, {schedule.batch} in a batch: need no fewer.")
+    epoch, batch = divmod(at, row.grids // schedule.batch)
+    order = torch.randperm(row.grids, generator=torch.Generator().manual_seed(mixed_seed(seed, phase, epoch)))
+    chosen = order[batch * schedule.batch : (batch + 1) * schedule.batch]
+    return Grids(*(part[chosen] for part in _of_phase(row.grids, task.size, distance, task.obstacles, seed, phase)))
+
+
+@lru_cache(maxsize=1)
+def _of_phase(grids: int, size: int, distance: tuple[int, int], obstacles: float, seed: int, phase: int) -> Grids:
+    """All grids of a phase that has a number of them."""
+    return draw_grids(grids, size, distance, obstacles, (seed, -1 - phase))
 
 
 def train(name: str, seed: int, out: str | Path, task: Task, schedule: Schedule, rows: Mapping[str, Row] = ROWS) -> Any:
@@ -241,7 +254,7 @@ def train(name: str, seed: int, out: str | Path, task: Task, schedule: Schedule,
             "config": config,
             "curve": curve,
             **_at_distances(model, task, schedule.precision),
-            "likeness": _likeness(model),
+            "likeness": _likeness(model) if row.templates else None,
             "stored": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": round(seconds, 1),
             "environment": environment(),
@@ -267,7 +280,6 @@ def _through_phases(
 ) -> tuple[list[dict[str, float]], float]:
     """All steps that are left; the curve and the seconds of all."""
     optimizer = torch.optim.AdamW(param_groups(model, schedule.weight_decay, lr=row.lr), lr=row.lr, fused=True)
-    bank = bank_of_layers(model)
     total = len(task.phases) * schedule.steps
     run = {**config, "steps": total + 1, "recipe": {"epochs": 1}}  # to a snapshot all phases are one epoch
     at, curve = Progress(run), []
@@ -281,18 +293,18 @@ def _through_phases(
     for step in range(at.step, total):
         phase = step // schedule.steps
         if step % schedule.every == 0 or step % schedule.steps == 0:
-            curve.append(_point(model, step, phase, held_out[phase], schedule.precision))
+            curve.append(_point(model, row, step, phase, held_out[phase], schedule.precision))
             at.step, at.seconds = step, time.perf_counter() - begun
             write_json(folder / CURVE, curve)
             write_snapshot(folder / CHECKPOINT, model, optimizer, at, [generators()])
-        grids = draw_grids(schedule.batch, task.size, task.phases[phase], task.obstacles, (seed, step))
+        grids = batch_of(row, task, schedule, seed, step)
         with _autocast(schedule.precision):
             logits = model(_laid(grids.inputs))
         loss = binary_cross_entropy_with_logits(logits.float(), grids.on_path.float())
         if not math.isfinite(loss.item()):
             raise TrainingError(f"The loss is {loss.item()} at step {step}: it diverged. Lower the rate, now {row.lr}.")
-        if bank is not None and row.similarity:
-            loss = loss + row.similarity * (1 - mean_likeness(bank.coefficients))
+        if row.similarity:
+            loss = loss + row.similarity * similarity_penalty(model)
         for group in optimizer.param_groups:
             group["lr"] = row.lr * schedule.rate(step)
         loss.backward()
@@ -300,15 +312,17 @@ def _through_phases(
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % schedule.steps == 0:
-            curve.append(_point(model, step + 1, phase, held_out[phase], schedule.precision))
+            curve.append(_point(model, row, step + 1, phase, held_out[phase], schedule.precision))
     return curve, time.perf_counter() - begun
 
 
-def _point(model: GridCNN, step: int, phase: int, grids: Grids, precision: str) -> dict[str, float]:
+def _point(model: GridCNN, row: Row, step: int, phase: int, grids: Grids, precision: str) -> dict[str, float]:
     """A measurement; at the end of a phase there are two of one step, on its grids and on the next one's."""
     found: dict[str, float] = {"step": step, "phase": phase, **measured(model, grids, precision)}
-    bank = bank_of_layers(model)
-    return found if bank is None else found | {"likeness": mean_likeness(bank.coefficients.detach()).item()}
+    if row.templates:
+        with torch.no_grad():
+            found["likeness"] = 1 - similarity_penalty(model).item()  # the mean over pairs of layers
+    return found
 
 
 def _at_distances(model: GridCNN, task: Task, precision: str) -> dict[str, list[dict[str, float]]]:
@@ -324,11 +338,9 @@ def _at_distances(model: GridCNN, task: Task, precision: str) -> dict[str, list[
     }
 
 
-def _likeness(model: GridCNN) -> list[list[float]] | None:
-    bank = bank_of_layers(model)
-    if bank is None:
-        return None
-    return [[round(value, 4) for value in line] for line in likeness(bank.coefficients.detach()).tolist()]
+def _likeness(model: GridCNN) -> list[list[float]]:
+    (found,) = layer_similarity(model).values()
+    return [[round(value, 4) for value in line] for line in found.values.tolist()]
 
 
 def _laid(inputs: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from weightshare.depth.measure import Similarity
 from weightshare.errors import ConfigError
 from weightshare.experiments.results import Result, save_png
 from weightshare.experiments.shortest_paths import (
+    FEW,
     PAPER,
     ROWS,
     TABLE,
@@ -31,6 +32,7 @@ from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.training.data.shortest_paths import Grids
 
 SEEDS = (0, 1, 2)
+SIZES = ("distances", "larger")  # where a run has scores for each distance
 EXAMPLES = 4  # grids in the picture
 NOTES = (
     "IoU: pixels both marked and on some shortest path over pixels that are either, mean over 256 held-out grids of a "
@@ -47,6 +49,7 @@ def collected(
     schedule: Schedule | None = None,
     rows: Mapping[str, Row] = ROWS,
     echo: Callable[[str], None] = print,
+    table: str = TABLE,
 ) -> list[Result]:
     """Train what is missing, and write results, the table as text, and pictures.
 
@@ -59,6 +62,7 @@ def collected(
         schedule: The steps.
         rows: The networks.
         echo: Gets the table.
+        table: Name of the folder.
 
     Returns:
         One result for each row: the IoU on distances never trained on, for each seed.
@@ -77,10 +81,10 @@ def collected(
     order = [(name, seed) for seed in seeds for name in rows]
     found = {(name, seed): train(name, seed, out, task, schedule, rows) for name, seed in order}
     runs = {name: [found[name, seed] for seed in seeds] for name in rows}
-    written = [_result(name, of_seeds, seeds, task) for name, of_seeds in runs.items()]
+    written = [_result(table, name, of_seeds, seeds, task) for name, of_seeds in runs.items()]
     for result in written:
         result.write(results)
-    folder = Path(results) / PAPER / TABLE
+    folder = Path(results) / PAPER / table
     curves = {name: [_kept(run) for run in of_seeds] for name, of_seeds in runs.items()}
     write_json(folder / "curves.json", curves)
     write_json(folder / "examples.json", examples(seeds[0], out, task, schedule, rows))
@@ -113,21 +117,23 @@ def draw_shortest_paths(
     out: str | Path,
     seeds: Sequence[int] = SEEDS,
     input_mean: float = 0.0,
-    runs: str | Path = "runs/shortest-paths",
+    runs: str | Path = "runs",
     task: Task | None = None,
     schedule: Schedule | None = None,
     rows: Mapping[str, Row] = ROWS,
+    table: str = TABLE,
 ) -> tuple[str, Path]:
-    """Train what is missing below `runs`, and make table and pictures: see `collected`.
+    """Train what is missing, and make table and pictures: see `collected`.
 
     Args:
         out: Folder of results.
         seeds: At most the first three are trained.
         input_mean: Of the simulated figures; 0 here.
-        runs: Where single runs are kept.
+        runs: Single runs are kept in a folder below it.
         task: The grids.
         schedule: The steps.
         rows: The networks.
+        table: Name of the folders.
 
     Returns:
         The table, and the path of the first picture.
@@ -138,8 +144,15 @@ def draw_shortest_paths(
     if input_mean:
         raise ConfigError(f"Grids have no input_mean={input_mean}: it is for the simulated figures.")
     said: list[str] = []
-    collected(runs, out, list(seeds)[: len(SEEDS)], task, schedule, rows, said.append)
-    return said[0], Path(out) / PAPER / TABLE / "phases.png"
+    collected(Path(runs) / table, out, list(seeds)[: len(SEEDS)], task, schedule, rows, said.append, table)
+    return said[0], Path(out) / PAPER / table / "phases.png"
+
+
+FIGURES = {
+    TABLE: draw_shortest_paths,
+    f"{TABLE}-few": partial(draw_shortest_paths, rows=FEW, table=f"{TABLE}-few"),
+}
+"""By name."""
 
 
 def examples(
@@ -160,7 +173,7 @@ def examples(
 
 
 def tables(runs: Runs, task: Task) -> str:
-    """Three tables: through the phases, at the end, and differences to the first row, seed by seed."""
+    """Through the phases, by distance, over all distances, and differences to the first row, seed by seed."""
     columns = ("network", "stored", *(f"{low}–{high}" for low, high in task.phases), "minutes")
     rows = []
     for title, score in (("at the start", _at_start), ("mean", _through), ("at the end", _at_end)):
@@ -173,20 +186,24 @@ def tables(runs: Runs, task: Task) -> str:
         + render(columns, rows, numbers=columns[1:])
     ]
     groups = ranges(task)
-    columns = ("network", *(f"{low}–{high}" for low, high in groups), "never", "larger", "and never", "LSM")
+    columns = ("network", *(f"{low}–{high}" for low, high in groups))
+    rows = [
+        (name, *(_text_of([mean_over(run, "distances", *group) for run in of_seeds]) for group in groups))
+        for name, of_seeds in runs.items()
+    ]
+    last = max(high for _, high in task.phases)
+    parts.append(
+        f"IoU at the end of training, by distance; none above {last} was trained on\n\n"
+        + render(columns, rows, numbers=columns[1:])
+    )
+    columns = ("network", "trained", "never trained", "trained, larger", "never trained, larger", "LSM")
     rows = []
     for name, of_seeds in runs.items():
-        values = [[mean_over(run, "distances", *group) for run in of_seeds] for group in groups]
-        values += [[beyond(run, "distances", task) for run in of_seeds]]
-        values += [
-            [_within(run, "larger", task) for run in of_seeds],
-            [beyond(run, "larger", task) for run in of_seeds],
-        ]
+        values = [[mean(run, key, task) for run in of_seeds] for key in SIZES for mean in (_within, beyond)]
         rows.append((name, *map(_text_of, values), _text_of(_likeness(of_seeds))))
     parts.append(
-        "IoU at the end of training, by distance; never: all that were never trained on; larger: on "
-        f"{task.larger}×{task.larger} pixels, trained distances;\nLSM: mean of the layer similarity matrix\n\n"
-        + render(columns, rows, numbers=columns[1:])
+        f"The same over all distances; larger: on {task.larger}×{task.larger} pixels; LSM: mean of the layer "
+        "similarity matrix\n\n" + render(columns, rows, numbers=columns[1:])
     )
     first, *others = runs
     columns = (f"less {first}, seed by seed", "phases, mean", "trained", "never trained", "larger, never trained")
@@ -255,20 +272,20 @@ def _at_end(run: Mapping[str, Any], phase: int) -> float:
     return _of_phase(run, phase)[-1]
 
 
-def _result(name: str, of_seeds: Sequence[Mapping[str, Any]], seeds: Sequence[int], task: Task) -> Result:
+def _result(table: str, name: str, of_seeds: Sequence[Mapping[str, Any]], seeds: Sequence[int], task: Task) -> Result:
     first = of_seeds[0]
     numbers: dict[str, float] = {"stored": first["stored"]}
     for phase, (low, high) in enumerate(task.phases):
         for key, measure in (("start", _at_start), ("mean", _through), ("end", _at_end)):
             numbers[f"iou_{key}_of_{low}_to_{high}"] = statistics.fmean(measure(run, phase) for run in of_seeds)
-    for key in ("distances", "larger"):
+    for key in SIZES:
         numbers[f"iou_trained_{key}"] = statistics.fmean(_within(run, key, task) for run in of_seeds)
         numbers[f"iou_never_trained_{key}"] = statistics.fmean(beyond(run, key, task) for run in of_seeds)
     if _likeness(of_seeds):
         numbers["likeness"] = statistics.fmean(_likeness(of_seeds))
     return Result(
         paper=PAPER,
-        table=TABLE,
+        table=table,
         run=name,
         metric="iou_never_trained",
         values=[beyond(run, "distances", task) for run in of_seeds],
@@ -288,7 +305,7 @@ def _kept(run: Mapping[str, Any]) -> dict[str, Any]:
     def rounded(one: Mapping[str, float]) -> dict[str, float]:
         return {key: value if isinstance(value, int) else round(value, 4) for key, value in one.items()}
 
-    lists = {key: [rounded(one) for one in run[key]] for key in ("curve", "distances", "larger")}
+    lists = {key: [rounded(one) for one in run[key]] for key in ("curve", *SIZES)}
     return {"seed": run["config"]["seed"], **lists, "likeness": run["likeness"]}
 
 
@@ -310,4 +327,4 @@ def _text_of(values: Sequence[float], sign: str = "") -> str:
     if not values:
         return ""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{statistics.fmean(values):{sign}.3f} ± {error:.3f}"
+    return f"{statistics.fmean(values):{sign}.3f}±{error:.3f}"

@@ -5,8 +5,8 @@ The header's metadata holds `{alias: owner}` for every further name of a tensor,
 the file is; and one entry `weightshare.sha256`. Nothing in a file is ever executed: there is no pickle.
 
 Weights of few values may be stored as codebook and labels, and mixtures as templates and coefficients, with recipes in
-the JSON; `compact` and `mixture` say how. Such a file is of version 2, so that a reader that knows no recipes refuses
-it; all others are of version 1, as they ever were.
+the JSON; `compact` and `mixture` say how. What layers read of a bank are rows of a product (`rows`). Such a file is of
+version 2, so that a reader that knows no recipes refuses it; all others are of version 1, as they ever were.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ from weightshare.files.atomic import replacing
 from weightshare.files.compact import Coded
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, decode
+from weightshare.files.rows import ROW, Row, follow, read_rows
 
 VERSION, WITH_RECIPES = 1, 2
 RECIPES = "recipes"
@@ -41,12 +42,23 @@ class Archive:
         aliases: Further names, each with the name of its owner.
         content: What the file says about itself; `kind` is always there. Empty for a file that is not ours.
         coded: Of the tensors those that are stored as two smaller ones, with a recipe.
+        rows: Further weights, which layers read from banks whose tensors are among the others.
     """
 
     tensors: dict[str, Tensor]
     aliases: dict[str, str]
     content: dict[str, Any]
     coded: dict[str, Recipe] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Every name with its dense tensor: weights in place of the banks that they are read from."""
+        named = {**self.tensors, **{alias: self.tensors[owner] for alias, owner in self.aliases.items()}}
+        named |= follow(self.rows, named)
+        inside = {part for row in self.rows.values() for part in row.parts}
+        stored = {id(named[part]) for part in inside}
+        return {name: tensor for name, tensor in named.items() if name not in inside and id(tensor) not in stored}
 
 
 def write(
@@ -55,6 +67,7 @@ def write(
     aliases: Mapping[str, str],
     content: dict[str, Any],
     coded: Mapping[str, Recipe] | None = None,
+    rows: Mapping[str, Row] | None = None,
 ) -> int:
     """Write an archive in one step.
 
@@ -64,6 +77,8 @@ def write(
         aliases: Further names, each with the name of a tensor above or below.
         content: JSON-able; needs `kind`.
         coded: Name and further tensors, to be stored as two smaller ones each, with a recipe.
+        rows: Further names, whose weights are read from banks that are among the tensors; in the order in which they
+            can be made.
 
     Returns:
         Size of the file in bytes.
@@ -74,15 +89,15 @@ def write(
     """
     from safetensors.torch import save_file  # it imports numpy; `import weightshare` need not
 
-    coded = coded or {}
-    own = {CONTENT, CHECKSUM, "__metadata__", *(part for name, one in coded.items() for part in one.parts(name))}
+    coded, rows = coded or {}, rows or {}
+    own = {CONTENT, CHECKSUM, "__metadata__", *rows, *(part for name, one in coded.items() for part in one.parts(name))}
     taken = own & {*tensors, *aliases, *coded}
     if taken:
         raise FileError(f"Cannot save a tensor under the name {sorted(taken)[0]!r}: the file format uses it.")
     stored = {part: tensor for name, one in coded.items() for part, tensor in one.entries(name).items()}
     plain = {name: _plain(name, tensor) for name, tensor in {**tensors, **stored}.items()}
-    recipes = {RECIPES: {name: one.recipe() for name, one in coded.items()}} if coded else {}
-    said = {"version": WITH_RECIPES if coded else VERSION, **content, **recipes}
+    recipes = {name: one.recipe() for name, one in {**coded, **rows}.items()}
+    said = {"version": WITH_RECIPES if recipes else VERSION, **content, **({RECIPES: recipes} if recipes else {})}
     metadata = {**aliases, CONTENT: json.dumps(said)}
     metadata[CHECKSUM] = _checksum(plain, metadata)
     with replacing(path) as temporary:
@@ -135,7 +150,10 @@ def read_any(path: str | Path) -> Archive:
     if stated != _checksum(tensors, metadata):
         raise FileError(f"'{path}' does not match its checksum: it was edited or damaged after it was written.")
     content = _content(path, metadata.pop(CONTENT, ""))
-    coded = decode(path, tensors, content.get(RECIPES, {}), RULES)
+    recipes = content.get(RECIPES, {})
+    of_banks = {name: one for name, one in recipes.items() if _is_row(one)} if isinstance(recipes, dict) else {}
+    others = {name: one for name, one in recipes.items() if name not in of_banks} if of_banks else recipes
+    coded = decode(path, tensors, others, RULES)
     for name, one in coded.items():
         for part in one.parts(name):
             del tensors[part]
@@ -145,7 +163,12 @@ def read_any(path: str | Path) -> Archive:
         raise FileError(
             f"'{path}' names {dangling[0]!r} as an alias of {metadata[dangling[0]]!r}, which it does not hold."
         )
-    return Archive(tensors, metadata, content, coded)
+    named = {**tensors, **{alias: tensors[owner] for alias, owner in metadata.items()}}
+    return Archive(tensors, metadata, content, coded, read_rows(path, of_banks, named))
+
+
+def _is_row(recipe: object) -> bool:
+    return isinstance(recipe, dict) and recipe.get("rule") == ROW
 
 
 def _content(path: Path, text: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A weight of few values is stored as a codebook and packed labels (`compact`), whether a `Codebook` makes it or training
 left it so. What a `Codebook`, a `Lattice` or a `LowRank` makes is stored as these hold it, and loaded as such; any
-other weight is dense again.
+other weight is dense again. A bank of `Templates` is stored once, with a recipe for the weight of each layer (`rows`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from weightshare.decoding import MIXTURE, Decoded
+from weightshare.depth.templates import TemplateBank, TemplateGroup
 from weightshare.errors import FileError, ModelChanged, SharingError
 from weightshare.files import archive
 from weightshare.files.compact import Coded, code
 from weightshare.files.mixture import Mixed
-from weightshare.files.recipes import Recipe
+from weightshare.files.recipes import Recipe, dtype_name
+from weightshare.files.rows import Row
+from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
 from weightshare.surgery.sites import unwrapped
@@ -70,7 +73,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         if found is not None:
             coded[name] = found
             del owned[name]
-    return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded)
+    return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded, rows_of(model))
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
@@ -110,6 +113,8 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
         for at, plan in plans:
             if plan not in model.get_submodule(at).__dict__.get(APPLIED, ()):
                 record(edits, at, plan)
+        if held.rows and held.rows != rows_of(model):
+            raise FileError(f"'{path}' has recipes for weights of banks that its own plans do not follow.")
         try:
             refuse_untied(model)
         except ModelChanged as error:
@@ -128,7 +133,7 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileError: If the file is cut, damaged or no safetensors file, or holds a model whose weights are generated
-            (transforms, fusions that are trained through): fold such a model first.
+            otherwise than from templates (transforms, fusions that are trained through): fold such a model first.
 
     Example:
         >>> import tempfile
@@ -139,13 +144,14 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
         ['bias', 'weight']
     """
     held = archive.read_any(path)
-    for _, plan in _plans(str(path), held.content.get("plans", [])):
-        if plan.spec.generates:
+    for at, plan in _plans(str(path), held.content.get("plans", [])):
+        made = (path for group in plan.groups if isinstance(group, Banked) for path in group.under(at).items)
+        if not held.rows.keys() >= {*made}:
             raise FileError(
                 f"'{path}' stores what weights are made from in each forward pass ({plan.spec!r}), not the weights. "
                 "Load it into the model with weightshare.load, fold that, and save the fold."
             )
-    return {**held.tensors, **{alias: held.tensors[owner] for alias, owner in held.aliases.items()}}
+    return held.state
 
 
 def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -160,6 +166,27 @@ def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             aliases[name] = owner
     return owned, aliases
+
+
+def rows_of(model: nn.Module) -> dict[str, Row]:
+    """The weights that layers read from banks of templates, in the order in which they can be made of what is stored.
+
+    Raises:
+        ModelChanged: If a layer does not read its bank any more.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: dict[str, Row] = {}
+    for at, plan in reversed(list(applied_plans(model))):  # a later plan may share what an earlier one stores
+        for group in (group.under(at) for group in reversed(plan.groups) if isinstance(group, TemplateGroup)):
+            bank = bank_of(model, group.items)
+            assert isinstance(bank, TemplateBank)
+            lies = next(path for path, module in modules.items() if module is bank)
+            for number, path in enumerate(group.items):
+                parent, _, last = path.rpartition(".")
+                row = Row(lies, number, group.shape_of(number), dtype_name(bank.templates))
+                names = [name for name, module in modules.items() if module is modules[parent]]
+                found |= {f"{name}.{last}" if name else last: row for name in names}
+    return found
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ def draw_grids(
     """
     low, high = distance
     _check(number, size, low, high, obstacles)
-    generator = torch.Generator().manual_seed(_mixed((seed,) if isinstance(seed, int) else seed))
+    generator = torch.Generator().manual_seed(mixed_seed(*((seed,) if isinstance(seed, int) else seed)))
     wanted = torch.randint(low, high + 1, (number,), generator=generator)
     closed = torch.zeros(number, size, size, dtype=torch.bool)
     ends = torch.zeros(2, number, size, size, dtype=torch.bool)
@@ -140,8 +140,19 @@ def _one_of(choice: Tensor, generator: torch.Generator) -> Tensor:
     return torch.zeros_like(choice).flatten(1).scatter_(1, best, 1).view_as(choice) & choice
 
 
-def _mixed(numbers: tuple[int, ...]) -> int:
-    """One seed from several, such that seeds near each other give streams that have nothing in common."""
+def mixed_seed(*numbers: int) -> int:
+    """One seed from several numbers, such that numbers near each other give streams that have nothing in common.
+
+    Args:
+        numbers: In an order that counts.
+
+    Returns:
+        A number that `Generator.manual_seed` takes.
+
+    Example:
+        >>> mixed_seed(1, 2) == mixed_seed(1, 2), mixed_seed(1, 2) == mixed_seed(2, 1)
+        (True, False)
+    """
     mixed = 0
     for number in numbers:
         mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**63
