@@ -42,7 +42,7 @@ NETWORKS: dict[str, tuple[str, list[Share]]] = {
     "convmixer": ("convmixer:32/8/2/3", [Share(templates=8, where=["blocks.*.pointwise", "blocks.*.depthwise"])]),
 }
 """For each network its name, and what it shares beside what it was built with: one template a layer in both."""
-STRENGTHS = {"swrn": (0.0, 0.1, 0.3), "convmixer": (0.0, 0.7, 2.0)}
+STRENGTHS = {"swrn": (0.0, 0.03, 0.3), "convmixer": (0.0, 0.7, 2.0)}
 """Of the regulariser: none, some, much; chosen with seed 0."""
 ARMS = ("without", "some", "much")
 FORCED = "forced"
@@ -246,7 +246,7 @@ def table(folds: Sequence[Fold]) -> str:
         strength = arm if arm == FORCED else f"{found[0].strength:g}"
         rows.append(
             (
-                *(network, strength, f"{_of(found, 'similarity'):.3f}", f"{_of(found, 'threshold'):.2f}"),
+                *(network, strength, f"{_of(found, 'similarity'):.3f}", f"{_of(found, 'threshold'):.2g}"),
                 *(found[0].layers, str(left[0]) if len({*left}) == 1 else f"{min(left)}–{max(left)}"),
                 *(found[0].stored_before, round(_of(found, "stored_after"))),
                 *(f"{100 * _of(found, stage):.2f}" for stage in STAGES),
