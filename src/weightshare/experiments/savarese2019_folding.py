@@ -12,6 +12,7 @@ Differs: small networks and the 1,797 digits of scikit-learn, so that two cores 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from torch import nn
 from weightshare._table import render
 from weightshare.analysis.loops import draw_loops
 from weightshare.analysis.lsm import draw_evolution
-from weightshare.depth.chain import Chain
 from weightshare.depth.fold import LoopPlan, plan_loops
 from weightshare.depth.lsm import layer_similarity, mean_similarity
 from weightshare.experiments.results import Result, save_png
@@ -138,7 +138,7 @@ def folding(
         for arm, name in enumerate(ARMS):
             first = config(out, network, arm, seeds[0], recipe)
             save_png(draw_evolution(load_evolution(Path(first.out) / EVOLUTION)), folder / f"lsm-{network}-{name}.png")
-            picture = loop_picture(first)
+            picture = loop_picture({seed: config(out, network, arm, seed, recipe) for seed in seeds})
             if picture is not None:
                 save_png(picture, folder / f"loops-{network}-{name}.png")
     text = table(folds)
@@ -225,11 +225,13 @@ def as_far(model: nn.Module, data: Data, removed: int) -> LoopPlan:
     return plan(model, data, rising[low])
 
 
-def loop_picture(made: RunConfig) -> "Figure | None":
-    """The loops of a finished run, or nothing where it has none."""
-    model, _ = trained(made.out)
-    chains: Sequence[Chain] = plan_loops(model, THRESHOLD).chains
-    looped = [chain for chain in chains if chain.looped]
+def loop_picture(runs: Mapping[int, RunConfig]) -> "Figure | None":
+    """The loops of finished runs, by seed, or nothing where there are none."""
+    looped = []
+    for seed, made in runs.items():
+        model, _ = trained(made.out)
+        found = [chain for chain in plan_loops(model, THRESHOLD).chains if chain.looped]
+        looped += [replace(chain, path=f"{chain.path}, seed {seed}") for chain in found]
     return draw_loops(looped) if looped else None
 
 
@@ -277,7 +279,7 @@ def _result(rows: Sequence[Fold], made: RunConfig) -> Result:
 
 
 def _of(rows: Sequence[Fold], name: str) -> float:
-    return sum(getattr(fold, name) for fold in rows) / len(rows)
+    return statistics.fmean(getattr(fold, name) for fold in rows)
 
 
 def _trained_as(arm: str) -> int:
