@@ -53,7 +53,7 @@ def test_networks_are_folded_and_all_is_written(small, tmp_path):
     assert forced.unfolded_after == without.unfolded_after
     folder = tmp_path / "results" / "savarese2019" / "folding"
     assert [asdict(fold) for fold in folds] == read_json(folder / "folds.json")
-    result = Result.read(folder / "convmixer-much-folded-after.json")
+    result = Result.read(folder / "convmixer-much.json")
     assert (result.values, result.seeds) == ([much.folded_after], [5])
     assert "/" not in str({k: v for k, v in result.config.items() if k != "model"})
     assert (folder / "lsm-convmixer-without.png").is_file()

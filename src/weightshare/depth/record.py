@@ -148,8 +148,16 @@ class RecordHandle(Handle):
         if self.spec.is_due(self.steps):
             self.now()
 
+    def expect_held(self) -> None:
+        """Nothing where nothing is kept, which is most steps; `now` looks."""
+
     def now(self) -> None:
-        """Keep them now, whatever the step; those of this step that were kept before are replaced."""
+        """Keep them now, whatever the step; those of this step that were kept before are replaced.
+
+        Raises:
+            ModelChanged: If the model does not read the coefficients any more that this was attached to.
+        """
+        super().expect_held()
         self._kept = [moment for moment in self._kept if moment[0] < self.steps]
         self._kept.append((self.steps, self._copies()))
 
