@@ -159,7 +159,7 @@ def moments(results: Sequence[Result]) -> str:
     there already. Above 0 at the start it is the pattern that was drawn.
     """
     times = [f"{100 * fraction:g} %" for fraction in MOMENTS]
-    columns = ("row", *(f"mean |cos|, {time}" for time in times), *(f"like the end, {time}" for time in times[:-1]))
+    columns = ("row", *(f"|cos|, {time}" for time in times), *(f"as end, {time}" for time in times[:-1]))
     rows = []
     for result in results:
         if _key("similarity", 0.0) in result.numbers:
@@ -176,9 +176,10 @@ def folds(results: Sequence[Result]) -> str:
     for result in results:
         if "layers" in result.numbers:
             found = result.numbers
-            counts = (f"{found[key]:.10g}" for key in ("layers", "layers_left", "stored", "folded_stored"))
+            counts = (f"{found[key]:g}" for key in ("layers", "layers_left"))
+            stored = (f"{found[key]:,.0f}" for key in ("stored", "folded_stored"))
             errors = (f"{100 * (1 - value):.2f}" for value in (result.mean, found["folded_accuracy"]))
-            rows.append((result.run, *counts, *errors))
+            rows.append((result.run, *counts, *stored, *errors))
     return render(columns, rows, numbers=columns[1:])
 
 
