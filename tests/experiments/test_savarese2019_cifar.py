@@ -12,7 +12,7 @@ from weightshare.errors import ConfigError
 from weightshare.experiments import savarese2019_cifar
 from weightshare.experiments.results import Result
 from weightshare.experiments.savarese2019_cifar import POSTER, PROTOCOL, ROWS, config, poster_config
-from weightshare.experiments.savarese2019_cifar_results import cifar, differences, moments, table
+from weightshare.experiments.savarese2019_cifar_results import cifar, differences, folds, moments, table
 from weightshare.models import wrn
 from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.loop import fit
@@ -28,9 +28,10 @@ def test_rows_are_what_they_say():
         row: "wrn" if row == "wrn" else "swrn" for row in ROWS
     }
     assert {row: one.model_args.get("templates") for row, one in made.items()} == {
-        "wrn": None, "swrn-6": 6, "swrn-2": 2, "swrn-2-similar": 2, "swrn-2-wide": 2,
+        "wrn": None, "swrn-6": 6, "swrn-2": 2, "swrn-2-similar": 2, "swrn-2-similar-weak": 2, "swrn-2-wide": 2,
     }  # fmt: skip
-    assert {row for row, one in made.items() if one.train.regularise} == {"swrn-2-similar"}
+    penalised = {row: one.train.regularise[0].strength for row, one in made.items() if one.train.regularise}
+    assert penalised == {"swrn-2-similar": 0.3, "swrn-2-similar-weak": 0.1}
     # All else is one protocol, and one set of images.
     assert len({json.dumps(vars(replace(one.train, regularise=[])), default=vars) for one in made.values()}) == 1
     assert {(one.prepare, one.seed) for one in made.values()} == {(savarese2019_cifar.PREPARE, 5)}
@@ -73,7 +74,7 @@ def test_rows_on_digits(tmp_path, on_digits):
     shown = []
     rows = ("wrn", "swrn-2", "swrn-2-similar")
     made = cifar(tmp_path / "runs", dict.fromkeys(rows, (0,)), tmp_path, data="digits", echo=shown.append)
-    assert shown == [f"{table(made)}\n\n{differences(made)}\n\n{moments(made)}"]
+    assert shown == [f"{table(made)}\n\n{differences(made)}\n\n{moments(made)}\n\n{folds(made)}"]
     plain, shared, similar = (one.numbers for one in made)
     saved = 2 * 9 * (16**2 + 32**2 + 64**2)  # of four layers a stage two
     assert shared["stored"] == similar["stored"] == plain["stored"] - saved + 3 * 4 * 2
@@ -81,7 +82,10 @@ def test_rows_on_digits(tmp_path, on_digits):
     assert similar["similarity_at_0"] == shared["similarity_at_0"]
     assert similar["similarity_at_1"] > shared["similarity_at_1"]
     assert shared["like_end_at_1"] == pytest.approx(1)
-    assert shared["like_end_at_0"] > 0.9  # in eight steps
+    assert shared["like_end_at_0"] > 0.9  # in four steps
+    assert shared["layers"] == 12
+    assert 3 <= similar["layers_left"] <= 12
+    assert similar["folded_stored"] <= similar["stored"]
 
     folder = tmp_path / "savarese2019" / "cifar10"
     assert {path.name for path in folder.iterdir()} == {

@@ -8,7 +8,7 @@ Source: Savarese 2019, the poster's tables of CIFAR and its pictures of the laye
 Differs: in `config`, WRN-28-1 for WRN-28-10 and width 1.5 for 14; JPEG copies of CIFAR-10, the first 1,000 training
 images of each class: 900 are learnt from and 100 validate, and the 10,000 test images are measured on once, at the end.
 15 epochs instead of 200, no dropout, bfloat16. Batches, learning rate, its steps, momentum and weight decay are those
-of wide ResNets. The strength of the regulariser is ours. Nothing but the precision differs in `poster_config`, which
+of wide ResNets. The strengths of the regulariser are ours. Nothing but the precision differs in `poster_config`, which
 nobody has run here.
 """
 
@@ -42,7 +42,7 @@ PROTOCOL = Recipe(
 """Zagoruyko 2016, section 3: the learning rate is divided by 5 after 60, 120 and 160 of 200 epochs."""
 DROPOUT, CUTOUT = 0.3, 16
 
-DEPTH, EPOCHS, STRENGTH = 28, 15, 0.3
+DEPTH, EPOCHS = 28, 15
 PREPARE = Prepare(fraction=0.2, validation=0.1)
 
 
@@ -53,13 +53,13 @@ class Row:
     Args:
         width: Widening factor.
         templates: Of each bank of six layers, or nothing for a plain network.
-        regularised: Whether the similarity of layers is.
+        strength: Of the regulariser of layer similarity, or 0.
         like: Its counterpart in the poster's table, and that one's error in percent; or nothing.
     """
 
     width: float = 1
     templates: int | None = None
-    regularised: bool = False
+    strength: float = 0.0
     like: tuple[str, float] | None = None
 
 
@@ -67,7 +67,8 @@ ROWS: dict[str, Row] = {
     "wrn": Row(like=("WRN 28-10*", 3.89)),
     "swrn-6": Row(templates=6, like=("SWRN 28-10*", 3.88)),
     "swrn-2": Row(templates=2, like=("SWRN 28-10-2*", 3.75)),
-    "swrn-2-similar": Row(templates=2, regularised=True),
+    "swrn-2-similar": Row(templates=2, strength=0.3),
+    "swrn-2-similar-weak": Row(templates=2, strength=0.1),
     "swrn-2-wide": Row(1.5, 2, like=("SWRN 28-14-2*", 3.69)),
 }
 """The wide one stores about what the plain one does."""
@@ -108,7 +109,7 @@ def config(row: str, seed: int, out: str | Path, data: str = "cifar10", data_dir
     kind = "wrn"
     if made.templates is not None:
         kind, sizes = "swrn", sizes | {"templates": made.templates}
-    penalty = [Regularise("layer_similarity", STRENGTH)] if made.regularised else []
+    penalty = [Regularise("layer_similarity", made.strength)] if made.strength else []
     return RunConfig(
         f"weightshare.models:{kind}",
         model_args=sizes,

@@ -1,6 +1,7 @@
-"""What came out of wide ResNets on CIFAR-10: a result for each row, how rows differ, and how layers became alike."""
+"""What came out of wide ResNets on CIFAR-10: a result for each row, how rows differ, how layers became alike."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import correlation
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from weightshare._table import render
 from weightshare.analysis.lsm import draw_evolution
 from weightshare.analysis.pictures import draw_curves
+from weightshare.depth.fold import plan_loops
 from weightshare.depth.lsm import mean_similarity
 from weightshare.depth.measure import Similarity
 from weightshare.depth.record import Evolution
@@ -16,15 +18,18 @@ from weightshare.experiments.results import Result, compared, save_png
 from weightshare.experiments.savarese2019_cifar import PAPER, ROWS, TABLE, config
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.evolution import load_evolution
-from weightshare.training.data import load_data
+from weightshare.training.data import Data, InMemory, load_data
 from weightshare.training.keeper import EVOLUTION
-from weightshare.training.run import ENVIRONMENT, read_history, run
+from weightshare.training.loop import evaluate
+from weightshare.training.recipe import RunConfig
+from weightshare.training.run import ENVIRONMENT, read_history, run, trained
 
 NOTES = (
     "See experiments.savarese2019_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
     "numbers are of the whole network. Seconds are of one core that did other things too. Trained from a copy of the "
     "tree, so the commit is not recorded."
 )
+FOLDED, THRESHOLD = "folded.json", 0.99
 MOMENTS = (0.0, 0.02, 0.1, 1.0)
 """Fractions of the training at which the poster shows similarities."""
 COLUMNS = ("row", "width", "templates", "error (%)", "seeds", "training (%)", "stored", "poster (%)", "minutes")
@@ -34,6 +39,7 @@ PAIRS = (
     ("swrn-2", "swrn-6"),
     ("swrn-2-wide", "wrn"),
     ("swrn-2-similar", "swrn-2"),
+    ("swrn-2-similar-weak", "swrn-2"),
 )
 """Which rows are compared: the first less the second."""
 KEYS = ("train_loss", "train_accuracy", "test_accuracy", "layer_similarity")
@@ -92,6 +98,7 @@ def cifar(
                 "train_accuracy": _mean([one["train_accuracy"] for one in last]),
                 "validation_accuracy": _mean([one["test_accuracy"] for one in last]),
                 **_similarity(list(evolutions.get(row, {}).values())),
+                **_means([folded(settings, whole) for settings in configs if row in evolutions]),
             },
             paper_value=None if like is None else 1 - like[1] / 100,
             source="" if like is None else f"Savarese 2019, the poster's table of CIFAR: {like[0]}, 200 epochs",
@@ -108,8 +115,31 @@ def cifar(
         save_png(draw_curves(alike, "layer_similarity", "mean |cos| of layers"), folder / "similarity.png")
         for row, runs in evolutions.items():
             save_png(draw_evolution(next(iter(runs.values())), MOMENTS), folder / f"lsm-{row}.png")
-    echo(f"{table(written)}\n\n{differences(written)}\n\n{moments(written)}")
+    echo(f"{table(written)}\n\n{differences(written)}\n\n{moments(written)}\n\n{folds(written)}")
     return written
+
+
+def folded(settings: RunConfig, whole: Data) -> dict[str, float]:
+    """What folding a finished run of a shared network leaves and costs; measured once, and kept beside the run.
+
+    Args:
+        settings: Of the run.
+        whole: The data set before it was prepared; images are normalised as those that the run learnt from.
+
+    Returns:
+        `layers` that mix templates, `layers_left` of them, `folded_stored` numbers and `folded_accuracy` on all test
+        images.
+    """
+    kept = Path(settings.out) / FOLDED
+    if not kept.is_file():
+        model, data = trained(settings.out)
+        assert isinstance(whole.test, InMemory)
+        split = replace(whole.test, mean=data.train.mean, std=data.train.std)
+        planned = plan_loops(model, THRESHOLD)
+        layers = sum(group.layers for group in planned.groups)
+        found = {"layers": layers, "layers_left": layers - planned.removed, "folded_stored": planned.stored_after}
+        write_json(kept, found | {"folded_accuracy": evaluate(planned.fold(model), split)[1]})
+    return read_json(kept)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -139,6 +169,19 @@ def moments(results: Sequence[Result]) -> str:
     return render(columns, rows, numbers=columns[1:])
 
 
+def folds(results: Sequence[Result]) -> str:
+    """What is left of each shared network once layers that are parallel are one, as a text table; means over seeds."""
+    columns = ("row", "layers", f"left at {THRESHOLD}", "stored", "stored then", "error (%)", "error then (%)")
+    rows = []
+    for result in results:
+        if "layers" in result.numbers:
+            found = result.numbers
+            counts = (f"{found[key]:.10g}" for key in ("layers", "layers_left", "stored", "folded_stored"))
+            errors = (f"{100 * (1 - value):.2f}" for value in (result.mean, found["folded_accuracy"]))
+            rows.append((result.run, *counts, *errors))
+    return render(columns, rows, numbers=columns[1:])
+
+
 def _row(result: Result) -> tuple[Any, ...]:
     made = ROWS[result.run]
     return (
@@ -156,6 +199,10 @@ def _row(result: Result) -> tuple[Any, ...]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: _mean([one[key] for one in found]) for key in (found[0] if found else ())}
 
 
 def _key(name: str, fraction: float) -> str:

@@ -33,7 +33,6 @@ from weightshare.training.data.shortest_paths import Grids
 
 SEEDS = (0, 1, 2)
 SIZES = ("distances", "larger")  # where a run has scores for each distance
-EXAMPLES = 4  # grids in the picture
 NOTES = (
     "IoU: pixels both marked and on some shortest path over pixels that are either, mean over 256 held-out grids of a "
     "distance. 'never trained' is the mean over distances that no phase had. Our sizes and budget; the poster has no "
@@ -158,13 +157,12 @@ FIGURES = {
 def examples(
     seed: int, out: str | Path, task: Task, schedule: Schedule, rows: Mapping[str, Row] = ROWS
 ) -> dict[str, Any]:
-    """Held-out grids, and what the networks of a seed mark: of the middle of the trained distances, the last one, and
-    beyond. They are the first ones of each distance, not chosen."""
+    """Held-out grids, and what the networks of a seed mark: half as far apart as the last that was trained, as far, a
+    little farther, and half way from there to the longest. They are the first ones of each distance, not chosen."""
     last = max(high for _, high in task.phases)
-    beyond = [last + round((task.longest - last) * share) for share in (1 / 3, 2 / 3)]
     models = {name: trained_model(name, seed, out, rows) for name in rows}
     shown = []
-    for distance in [max(1, last // 2), last, *beyond][:EXAMPLES]:
+    for distance in (max(1, last // 2), last, min(last + 2, task.longest), (last + task.longest + 1) // 2):
         grids = task.measured_on((distance, distance))
         one = Grids(*(part[:1] for part in grids))
         marked = {name: _text((marks(model, one.inputs, schedule.precision) > 0)[0]) for name, model in models.items()}
