@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
-from weightshare.depth.kinds import Kind, Scale, joined
+from weightshare.depth.kinds import NEAR, Kind, Scale, joined
 from weightshare.depth.loops import Scaled, apart_by_shape, of_one_shape, parallel
 from weightshare.depth.lsm import similarity_matrix
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
@@ -163,6 +163,7 @@ def plan_loops(
     Args:
         model: A network whose layers read templates (`Templates`). It is not changed.
         threshold: Layers whose coefficients have `|cos|` of at least this become one, 0 to 1: each with each of a kind.
+            1 is 1 but for rounding.
         scale: What a layer keeps: `keep` is the factor that makes it closest to what it was, trained from then on;
             `sign` is 1 or -1, as on the poster.
         keep_templates: A group that is left with more layers than templates goes on reading these, since it would store
@@ -201,6 +202,8 @@ def plan_loops(
         )
     if scale not in get_args(Scale):
         raise SpecError(f"scale={scale!r}: need 'keep' or 'sign'.")
+    if isinstance(batches, Tensor | Mapping | str) or not (batches is None or isinstance(batches, Iterable)):
+        raise SpecError(f"batches={type(batches).__name__}: need a list of batches; batches=[x] for one.")
     model = unwrapped(model)
     groups = _groups(model)
     if not groups:
@@ -212,10 +215,14 @@ def plan_loops(
         assert isinstance(bank, TemplateBank)
         if bank.coefficients.is_meta:
             raise SpecError(f"'{name}' is on the meta device and has no numbers: load the model first.")
+        if not bool(bank.coefficients.isfinite().all()):
+            raise SpecError(
+                f"The coefficients of '{name}' hold NaN or infinity: find out why before layers are folded."
+            )
         if bank.coefficients.is_complex():
             raise SpecError(f"'{name}' is complex: layers that differ by a phase have no sign to fold by.")
         alike = similarity_matrix(bank.coefficients)
-        labels = parallel(of_one_shape(alike, bank.shapes), threshold)
+        labels = parallel(of_one_shape(alike, bank.shapes), min(threshold, 1 - NEAR))
         others[name] = apart_by_shape(group.items, alike, bank.shapes, labels, threshold)
         kinds[name] = [
             (tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind), None)
@@ -227,6 +234,9 @@ def plan_loops(
     if batches is not None:
         pairs = [(run(model, batch, f"batch {n}"), run(folded, batch, f"batch {n}")) for n, batch in enumerate(batches)]
         error = output_error([one for one, _ in pairs], [other for _, other in pairs])
+        if error is None:
+            what = "gives no floating-point tensors on them" if pairs else "was given none of them"
+            raise SpecError(f"batches: {type(model).__name__} {what}, so no change of outputs can be measured.")
     stored = count(model).stored, count(folded).stored
     return LoopPlan(threshold, scale, keep_templates, found, chained, *stored, error)
 
