@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
-from weightshare.depth.kinds import Kind, Scale
+from weightshare.depth.kinds import Kind, Scale, joined
 from weightshare.depth.loops import Scaled, apart_by_shape, of_one_shape, parallel
 from weightshare.depth.lsm import similarity_matrix
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
