@@ -129,7 +129,8 @@ class Looped(nn.Sequential):
     def extra_repr(self) -> str:
         """For `print(model)`."""
         names = list(self._modules)
-        return loop_text(names, self.runs if len(names) == sum(len(run.blocks) for run in self.runs) else ())
+        whole = len(names) == sum(len(run.blocks) for run in self.runs)
+        return loop_text(names, self.runs if whole else [Run(0, len(names))])
 
 
 class Scaled(nn.Module):
