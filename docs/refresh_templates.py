@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "templates.md"
 RESULTS = ROOT / "results" / "savarese2019"
 
 TABLES = {name: RESULTS / folder / "table.txt" for name, folder in (("cifar", "cifar10"), ("folding", "folding"))}
-TABLES["paths"] = RESULTS / "shortest-paths" / "table.txt"
+TABLES |= {"paths": RESULTS / "shortest-paths" / "table.txt", "few": RESULTS / "shortest-paths-few" / "table.txt"}
 """Tables that the experiments write beside their results."""
 
 FORWARD, BACKWARD = "weights of 6 layers, forward", "with their backward pass"

@@ -81,6 +81,10 @@ class Bank(nn.Module):
     def own_names(self) -> set[str]:
         """Which of its parameters belong to single layers: `param_groups` gives them a group of their own."""
 
+    def layers_of(self, name: str) -> Sequence[int]:
+        """The layers whose weights one of its parameters makes: by default all."""
+        return range(len(self.make()))
+
     def no_weight_decay(self) -> set[str]:
         """What `param_groups` gives no decay, as timm's models say it."""
         return self.own_names()
@@ -138,7 +142,10 @@ class Bank(nn.Module):
 
     @property
     def _device(self) -> str:
-        return next(self.parameters()).device.type
+        for tensor in self.parameters():
+            return tensor.device.type
+        made = [source for module in self.modules() for source in derived.sources(module).values()]
+        return next(source.bank._device for source in made if isinstance(source, Reading))  # a bank of banks
 
 
 class Own(nn.Module):
@@ -209,6 +216,31 @@ def bank_of(model: nn.Module, paths: Sequence[str]) -> Bank:
             )
         banks.append(source.bank)
     return banks[0]
+
+
+def readers(model: nn.Module) -> dict[str, Reading]:
+    """What each path of a model reads from a bank, by path."""
+    return {
+        f"{path}.{name}" if path else name: source
+        for path, module in model.named_modules()
+        for name, source in derived.sources(module).items()
+        if isinstance(source, Reading)
+    }
+
+
+def refuse_foreign(model: nn.Module) -> None:
+    """Refuse a part of a model whose layers read a bank that is no part of it.
+
+    Raises:
+        ModelChanged: Naming the first such layer: what it stores would be left out without a word.
+    """
+    inside = set(map(id, model.modules()))
+    for path, source in readers(model).items():
+        if id(source.bank) not in inside:
+            raise ModelChanged(
+                f"'{path}' reads a bank of weights that is no part of this {type(model).__name__}: it was shared as a "
+                "part of a larger model. Use that one, or fold or unshare_ it before its parts go their own ways."
+            )
 
 
 def leave_bank_(edits: edit.Transaction, paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:

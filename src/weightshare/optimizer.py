@@ -15,7 +15,7 @@ from torch import nn
 from weightshare import planning
 from weightshare._typing import Where
 from weightshare.errors import OptimizerMismatch, SpecError
-from weightshare.generating import Bank
+from weightshare.generating import Bank, readers, refuse_foreign
 from weightshare.surgery.blocks import Place, in_norm, places
 from weightshare.surgery.layers import layer_numbers
 from weightshare.surgery.sites import Site, plain, select, sites
@@ -58,6 +58,7 @@ def param_groups(
     Raises:
         SpecError: If a number is out of its range, nothing in the model is trainable, or there are no layers to count.
         NoMatch: If `no_decay` matches nothing.
+        ModelChanged: If the model is a part of a shared one, and reads a bank that lies outside it.
 
     Source: the sum is that of Lin 2022 and Savarese 2019; layer-wise decay is that of Bao 2021 (BEiT).
 
@@ -74,6 +75,7 @@ def param_groups(
     if lr_scale not in (None, "sum", "mean"):
         raise SpecError(f"lr_scale={lr_scale!r}: need 'sum' or 'mean' of the gradients of a slot's readers, or None.")
     model = plain(model)
+    refuse_foreign(model)
     found = sites(model)
     trainable = [site for site in found if site.tensor.requires_grad]
     if not trainable:
@@ -81,12 +83,12 @@ def param_groups(
     undecayed = _without_decay(model, found)
     if no_decay is not None:
         undecayed |= {site.path for site in select(found, no_decay)}
-    readers = {tie[0]: len(tie) for tie in planning.applied_ties(model)} if lr_scale == "mean" else {}
+    shared = {tie[0]: len(tie) for tie in planning.applied_ties(model)} if lr_scale == "mean" else {}
     layer_scales = _layer_scales(model, layer_decay)
     own = _own(model)
     grouped: dict[tuple[float, float, bool], list[Site]] = defaultdict(list)
     for site in trainable:
-        r = max((readers.get(name, 1) for name in site.names), default=1)
+        r = max((shared.get(name, 1) for name in site.names), default=1)
         decay = 0.0 if site.path in undecayed else float(weight_decay) * r
         grouped[decay, layer_scales[site.path] / r, site.path in own].append(site)
     scaled = any(scale != 1 for _, scale, _ in grouped)
@@ -118,6 +120,7 @@ def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], mo
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
         >>> check(torch.optim.SGD(net.parameters(), lr=0.1), net)
     """
+    refuse_foreign(model)
     found = sites(model)
     read = {id(site.tensor): site for site in found}
     seen: dict[int, str] = {}
@@ -211,10 +214,17 @@ def _layer_scales(model: nn.Module, layer_decay: float | None) -> Mapping[str, f
     if not numbers:
         raise SpecError(f"layer_decay={layer_decay!r}: {type(model).__name__} has no blocks that could be counted.")
     last = max(number for of_site in numbers.values() for number in of_site)
-    return {
+    scales = {
         path: sum(layer_decay ** (last - number) for number in of_site) / len(of_site)
         for path, of_site in numbers.items()
     }
+    read = [(source, path) for path, source in readers(model).items()]
+    for at, bank in ((path, module) for path, module in model.named_modules() if isinstance(module, Bank)):
+        of_layer = {source.layer: scales.get(path, 1.0) for source, path in read if source.bank is bank}
+        for name, _ in bank.named_parameters():
+            layers = bank.layers_of(name)
+            scales[planning.from_root(at, name)] = sum(of_layer.get(layer, 1.0) for layer in layers) / len(layers)
+    return scales
 
 
 def _expect_number(name: str, value: object, needed: str, valid: Any) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from weightshare import planning
 from weightshare._typing import Where
 from weightshare.errors import ModelChanged
-from weightshare.generating import Banked, bank_of
+from weightshare.generating import Banked, bank_of, refuse_foreign
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
 from weightshare.space.convert import LocalPlan, plan_local
@@ -208,8 +208,9 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
 
 
 def refuse_untied(model: nn.Module) -> None:
-    """Raise `ModelChanged` if a tie that a plan made has come undone, or a layer reads its bank no more."""
+    """Raise `ModelChanged` if a tie of a plan has come undone, or a layer reads its bank no more, or one elsewhere."""
     model = plain(model)
+    refuse_foreign(model)
     for at, applied in planning.applied_plans(model):
         for group in applied.groups:
             if isinstance(group, Banked):

@@ -1,6 +1,8 @@
 """Shortest paths in small: tiny networks through two phases, a run that is killed, and the files that are written."""
 
+from dataclasses import asdict
 import json
+from pathlib import Path
 import shutil
 
 import pytest
@@ -10,6 +12,7 @@ from weightshare.depth.templates import TemplateBank
 from weightshare.errors import ConfigError, TrainingError
 from weightshare.experiments import shortest_paths, shortest_paths_results
 from weightshare.experiments.figures import figure
+from weightshare.experiments.results import Result
 from weightshare.experiments.shortest_paths import (
     CHECKPOINT,
     DONE,
@@ -226,6 +229,22 @@ def test_the_figure_of_the_command_line(table, folder, monkeypatch):
     for name in ("shortest-paths", "shortest-paths-few"):
         with pytest.raises(ConfigError, match="Grids have no input_mean=1"):
             figure(name, folder / "figure", input_mean=1.0)
+
+
+@pytest.mark.parametrize(("table", "rows"), [("shortest-paths", ROWS), ("shortest-paths-few", FEW)])
+def test_committed_results_are_of_one_piece(table, rows):
+    at = Path(__file__).parents[2] / "results" / "savarese2019" / table
+    curves = json.loads((at / "curves.json").read_text())
+    assert list(curves) == list(rows)
+    text = (at / "table.txt").read_text()
+    for name, row in rows.items():
+        result = Result.read(at / f"{name}.json")
+        assert result.seeds == [run["seed"] for run in curves[name]] == [0, 1, 2]
+        assert result.values == pytest.approx([beyond(run, "distances", Task()) for run in curves[name]], abs=1e-4)
+        assert f"{result.mean:.3f}±{result.spread / 3**0.5:.3f}" in text
+        held = json.loads(json.dumps({"row": asdict(row), "task": asdict(Task()), "schedule": asdict(Schedule())}))
+        assert result.config == held
+        assert result.numbers["stored"] == sum(parameter.numel() for parameter in built(row, 0).parameters())
 
 
 def test_what_cannot_be_asked(tmp_path):

@@ -39,7 +39,8 @@ def draw_loops(chains: Sequence[Chain]) -> "Figure":
     if not chains:
         raise SpecError("draw_loops has nothing to show: no weights of different blocks are one.")
     widths = [sum(run.length for run in chain.runs) * (WIDE + GAP) for chain in chains]
-    figure = Figure(figsize=(1.6 + 0.85 * max(widths), 0.3 + 1.05 * len(chains)), layout="constrained")
+    names = 0.1 * max(len(chain.path or "model") for chain in chains)
+    figure = Figure(figsize=(1.0 + names + 0.85 * max(widths), 0.3 + 1.05 * len(chains)), layout="constrained")
     rows = figure.subplots(len(chains), 1, squeeze=False)[:, 0]
     for axes, chain in zip(rows, chains, strict=True):
         _draw(axes, chain)

@@ -9,7 +9,7 @@ from torch import nn
 from weightshare._table import render, run_text, shape_text
 from weightshare.decoding import Clusters, Decoded
 from weightshare.depth.templates import TemplateGroup
-from weightshare.generating import Banked, bank_of
+from weightshare.generating import Banked, bank_of, refuse_foreign
 from weightshare.planning import applied_plans, from_root
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
@@ -233,6 +233,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
         (24, 48, 36)
     """
     model = unwrapped(model)
+    refuse_foreign(model)
     groups, codebooks, positions, planned, decoded = [], [], [], set[str](), 0
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)

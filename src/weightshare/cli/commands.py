@@ -335,7 +335,8 @@ def figure(
     name: Annotated[
         str,
         typer.Argument(
-            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022; shortest-paths, of Savarese 2019."
+            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022; shortest-paths or "
+            "shortest-paths-few, of Savarese 2019."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(

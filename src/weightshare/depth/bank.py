@@ -133,6 +133,13 @@ class LayerBank(Bank):
         factors = set() if self.factors is None else {"factors"}
         return factors | {f"own.{name}" for name, _ in (self.own or nn.Module()).named_parameters()}
 
+    def layers_of(self, name: str) -> Sequence[int]:
+        """Those that read the slot which a stored tensor is, or is fused into; of other parameters all."""
+        kind, _, number = name.partition(".")
+        if kind != "stored":
+            return range(len(self.labels))
+        return self.readers[int(number) if self.fusion is None else self.labels[int(number)]]
+
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"{run_text(list(self.labels))} of shape {shape_text(tuple(self.stored[0].shape))}"

@@ -12,6 +12,7 @@ from torch import nn
 
 from weightshare.depth.loops import Looped, Run, find_loops, loop_text
 from weightshare.surgery import edit
+from weightshare.surgery.derived import plain_class, sources
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,19 @@ def _open(blocks: Mapping[str, nn.Module], runs: Sequence[Run], reads: Sequence[
 
 def _structure(block: nn.Module) -> tuple[object, ...]:
     """Types of all parts, and names and shapes of what they store."""
-    kinds = tuple((path, type(module)) for path, module in block.named_modules())
+    kinds = tuple((path, plain_class(module)) for path, module in block.named_modules())
     tensors = [*block.named_parameters(remove_duplicate=False), *block.named_buffers(remove_duplicate=False)]
     return kinds, tuple(sorted((name, tuple(tensor.shape)) for name, tensor in tensors))
 
 
-def _matrices(block: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that a further pass does not have of its own, by name."""
-    named = block.named_parameters(remove_duplicate=False)
-    return {name: tensor for name, tensor in named if sum(length > 1 for length in tensor.shape) > 1}
+def _matrices(block: nn.Module) -> dict[str, object]:
+    """What a further pass does not have of its own, by name: weights, and what makes those that are not stored."""
+    modules = dict(block.named_modules())
+    norms = [path for path, module in modules.items() if "Norm" in type(module).__name__]
+    stored = {
+        name: tensor
+        for name, tensor in block.named_parameters(remove_duplicate=False)
+        if sum(length > 1 for length in tensor.shape) > 1 and name.rpartition(".")[0] not in norms
+    }
+    made = {f"{path}.{name}": source for path, one in modules.items() for name, source in sources(one).items()}
+    return {**stored, **made}

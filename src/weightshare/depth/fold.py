@@ -16,8 +16,7 @@ never equal, so each pass keeps its own. Which of several parallel layers are on
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
+from weightshare.depth.kinds import NEAR, Kind, Scale, joined
 from weightshare.depth.loops import Scaled, apart_by_shape, of_one_shape, parallel
 from weightshare.depth.lsm import similarity_matrix
-from weightshare.depth.nearest import gram
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
 from weightshare.errors import ModelChanged, NoMatch, SpecError
 from weightshare.generating import bank_of
@@ -38,26 +37,8 @@ from weightshare.surgery.count import count
 from weightshare.surgery.sites import unwrapped
 from weightshare.surgery.watch import run
 
-Scale = Literal["keep", "sign"]
 Found = tuple[tuple[str, ...], tuple[float, ...] | None]
 """Paths of parallel layers, and their factors where a plan has them."""
-NEAR = 1e-6
-"""What is closer to 1 than this, or to the layer that it repeats, is taken to be it: rounding of float32."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Layers of a group that become one.
-
-    Args:
-        items: Paths of their weights; the first one keeps the parameter.
-        factors: What each of them multiplies it by; 1 for the first.
-        error: How far that is from what they were: `‖W − c·W_1‖ / ‖W‖` over all of them.
-    """
-
-    items: tuple[str, ...]
-    factors: tuple[float, ...]
-    error: float
 
 
 @dataclass(frozen=True)
@@ -182,6 +163,7 @@ def plan_loops(
     Args:
         model: A network whose layers read templates (`Templates`). It is not changed.
         threshold: Layers whose coefficients have `|cos|` of at least this become one, 0 to 1: each with each of a kind.
+            1 is 1 but for rounding.
         scale: What a layer keeps: `keep` is the factor that makes it closest to what it was, trained from then on;
             `sign` is 1 or -1, as on the poster.
         keep_templates: A group that is left with more layers than templates goes on reading these, since it would store
@@ -220,6 +202,8 @@ def plan_loops(
         )
     if scale not in get_args(Scale):
         raise SpecError(f"scale={scale!r}: need 'keep' or 'sign'.")
+    if isinstance(batches, Tensor | Mapping | str) or not (batches is None or isinstance(batches, Iterable)):
+        raise SpecError(f"batches={type(batches).__name__}: need a list of batches; batches=[x] for one.")
     model = unwrapped(model)
     groups = _groups(model)
     if not groups:
@@ -231,10 +215,14 @@ def plan_loops(
         assert isinstance(bank, TemplateBank)
         if bank.coefficients.is_meta:
             raise SpecError(f"'{name}' is on the meta device and has no numbers: load the model first.")
+        if not bool(bank.coefficients.isfinite().all()):
+            raise SpecError(
+                f"The coefficients of '{name}' hold NaN or infinity: find out why before layers are folded."
+            )
         if bank.coefficients.is_complex():
             raise SpecError(f"'{name}' is complex: layers that differ by a phase have no sign to fold by.")
         alike = similarity_matrix(bank.coefficients)
-        labels = parallel(of_one_shape(alike, bank.shapes), threshold)
+        labels = parallel(of_one_shape(alike, bank.shapes), min(threshold, 1 - NEAR))
         others[name] = apart_by_shape(group.items, alike, bank.shapes, labels, threshold)
         kinds[name] = [
             (tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind), None)
@@ -246,6 +234,9 @@ def plan_loops(
     if batches is not None:
         pairs = [(run(model, batch, f"batch {n}"), run(folded, batch, f"batch {n}")) for n, batch in enumerate(batches)]
         error = output_error([one for one, _ in pairs], [other for _, other in pairs])
+        if error is None:
+            what = "gives no floating-point tensors on them" if pairs else "was given none of them"
+            raise SpecError(f"batches: {type(model).__name__} {what}, so no change of outputs can be measured.")
     stored = count(model).stored, count(folded).stored
     return LoopPlan(threshold, scale, keep_templates, found, chained, *stored, error)
 
@@ -311,61 +302,22 @@ def _planned(
 ) -> tuple[FoldedGroup, list[Tensor]]:
     """What becomes of a group, and the weight of each of its kinds."""
     weights = dict(zip(group.items, (weight.detach() for weight in bank()), strict=True))
-    joined, apart = [], []
+    found, apart = [], []
     for items, factors in (kind for kind in kinds if len(kind[0]) > 1):
-        kind, value = _joined(items, weights, scale, factors)
+        kind, value = joined(items, weights, scale, factors)
         reasons = {
             path: _no_factor(model, path) for path, factor in zip(items, kind.factors, strict=True) if factor != 1
         }
         kept = [path for path in items if not reasons.get(path)]
         apart += [(path, f"is parallel to '{items[0]}', and {reason}") for path, reason in reasons.items() if reason]
         if len(kept) > 1:
-            joined.append((kind, value) if len(kept) == len(items) else _joined(kept, weights, scale))
-    distinct = len(group.items) - sum(len(kind.items) - 1 for kind, _ in joined)
-    some = tuple(kind for kind, _ in joined)
+            found.append((kind, value) if len(kept) == len(items) else joined(kept, weights, scale))
+    distinct = len(group.items) - sum(len(kind.items) - 1 for kind, _ in found)
+    some = tuple(kind for kind, _ in found)
     gone = {path for kind in some for path in kind.items[1:]}
     numbers = sum(weight.numel() for path, weight in weights.items() if path not in gone)
     counts = (len(group.items), group.templates, some, distinct, numbers <= group.templates * group.numel)
-    return FoldedGroup(name, *counts, tuple(apart)), [value for _, value in joined]
-
-
-def _joined(
-    items: Sequence[str], weights: Mapping[str, Tensor], scale: Scale, factors: Sequence[float] | None = None
-) -> tuple[Kind, Tensor]:
-    """One weight for several layers, a mixture of theirs, with the factor of each and what that loses.
-
-    Args:
-        items: Of the layers.
-        weights: By path.
-        scale: Whether factors are numbers or signs.
-        factors: Those of a plan; otherwise the best ones.
-    """
-    members = [weights[path] for path in items]
-    inner = gram(members)
-    mixture = nn.functional.one_hot(torch.tensor(0), len(items)).to(inner)  # the first, if all are parallel to it
-    if factors is not None:
-        given = torch.tensor(factors).to(inner)
-    elif scale == "sign":
-        given = torch.where(inner[0] < 0, -1.0, 1.0).to(inner)
-    else:
-        given = inner[0] / inner[0, 0]
-        if _lost(inner, given, mixture) > NEAR:  # what all are closest to: the first singular vector
-            vector = torch.linalg.eigh(inner).eigenvectors[:, -1]
-            given = vector / vector[0]
-    given = torch.where((given.abs() - 1).abs() <= NEAR, given.sign(), given)
-    value = members[0].clone()
-    if _lost(inner, given, mixture) > NEAR:
-        mixture = given / given.square().sum()  # the best for these factors
-        wide = [weight.double() * part for weight, part in zip(members, mixture.tolist(), strict=True)]
-        value = torch.stack(wide).sum(0).to(value.dtype)
-    return Kind(tuple(items), tuple(given.tolist()), _lost(inner, given, mixture)), value
-
-
-def _lost(inner: Tensor, factors: Tensor, mixture: Tensor) -> float:
-    """`‖W_i − c_i Σ_l m_l W_l‖` over all members, relative to all of them, from inner products of the members."""
-    size = mixture @ inner @ mixture
-    off = inner.diagonal().sum() - 2 * (factors @ inner @ mixture) + factors.square().sum() * size
-    return math.sqrt(max(0.0, float(off / inner.diagonal().sum())))
+    return FoldedGroup(name, *counts, tuple(apart)), [value for _, value in found]
 
 
 def _no_factor(model: nn.Module, path: str) -> str:

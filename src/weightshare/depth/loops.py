@@ -9,6 +9,7 @@ Source: Savarese 2019, "Folding learned networks into explicitly recurrent forms
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,8 @@ class Looped(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         blocks = list(self)
+        if len(blocks) != sum(len(run.blocks) for run in self.runs):
+            return super().forward(x)  # somebody has added or removed blocks, and all that are there run in order
         for run in self.runs:
             for number in range(run.passes):
                 first = run.start + number * run.length
@@ -125,7 +128,9 @@ class Looped(nn.Sequential):
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
-        return loop_text(list(self._modules), self.runs)
+        names = list(self._modules)
+        whole = len(names) == sum(len(run.blocks) for run in self.runs)
+        return loop_text(names, self.runs if whole else [Run(0, len(names))])
 
 
 class Scaled(nn.Module):
@@ -149,6 +154,16 @@ class Scaled(nn.Module):
         self.scale = scale
         self.register_parameter("bias", layer._parameters.pop("bias"))
         layer.register_parameter("bias", None)
+        self.trailing = 0 if isinstance(layer, nn.Linear) else layer.get_parameter("weight").ndim - 2
+
+    def __getattr__(self, name: str) -> Any:
+        """What the layer says of itself, such as `out_features`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer":
+                raise
+            return getattr(self.layer, name)
 
     @classmethod
     def fits(cls, layer: nn.Module) -> bool:
@@ -160,13 +175,10 @@ class Scaled(nn.Module):
         """What it computes with."""
         return self.scale * self.layer.get_parameter("weight")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *arguments: Any, **named: Any) -> Tensor:
         # Not the weight: it would be made anew, and gradients of all passes could not be added up where they arise.
-        y = self.scale * self.layer(x)
-        if self.bias is None:
-            return y
-        trailing = 0 if isinstance(self.layer, nn.Linear) else self.layer.get_parameter("weight").ndim - 2
-        return y + self.bias.view(-1, *[1] * trailing)
+        y = self.scale * self.layer(x, *arguments, **named)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * self.trailing)
 
     def extra_repr(self) -> str:
         """For `print(model)`."""

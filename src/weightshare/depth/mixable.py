@@ -6,6 +6,7 @@ from torch import nn
 
 from weightshare.errors import AlreadyShared, SpecError
 from weightshare.surgery.blocks import in_norm
+from weightshare.surgery.derived import HOLDER
 from weightshare.surgery.parametrized import buffered
 from weightshare.surgery.quantised import ADVICE, beside_quantised, quantised
 from weightshare.surgery.sites import Site
@@ -26,8 +27,12 @@ def refused(site: Site, explicit: bool) -> str:
             "out of the pattern, or give it a parameter of its own first (unshare_ does, where a plan tied it)."
         )
     recurrent = isinstance(site.holder, nn.RNNBase)
+    table = isinstance(site.holder, nn.Embedding | nn.EmbeddingBag)
+    banked = HOLDER in site.path.split(".") and (not explicit or site.path.endswith(".coefficients"))
     for reason, advice in (
         (quantised(site.tensor), ADVICE),
+        ("stored by a plan that makes weights of it already" if banked else "", "Leave it out of the pattern"),
+        ("an embedding, whose rows are looked up" if table else "", "Tie it"),
         (buffered(site), "Leave it out of the pattern"),
         (
             "recurrent layers keep a second list of their weights, which a bank never reaches" if recurrent else "",

@@ -147,6 +147,13 @@ class TemplateBank(Bank):
         templates = leading(self.templates, self.shapes[layer], at=1) if self.shapes else self.templates
         return mix(self.coefficients[layer : layer + 1], templates)[0]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """What `.to()` and its like do to every tensor, to templates as one row each.
+
+        Their own shape has a dimension more than a weight's: `.to(memory_format=torch.channels_last)` could not do it.
+        """
+        return super()._apply(lambda tensor: fn(tensor.flatten(1)).reshape(tensor.shape), recurse)
+
     def own_names(self) -> set[str]:
         """The coefficients."""
         return {"coefficients"}

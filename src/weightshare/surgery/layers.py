@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from weightshare.surgery.blocks import Place, in_norm, numbered, places
+from weightshare.surgery.blocks import Place, in_norm, join, numbered, places
+from weightshare.surgery.derived import HOLDER, sources
 from weightshare.surgery.sites import plain, sites
 
 WITH_THE_LAYER_BEFORE = 99999  # timm's suffix of what belongs to the layer before
@@ -25,7 +26,8 @@ def layer_numbers(model: nn.Module) -> dict[str, list[int]]:
         model: Any module.
 
     Returns:
-        For each parameter, by its first path, the layer of every path that reaches it; empty if there are no blocks.
+        For each parameter, by its first path, the layer of every path that reaches it, and for each derived weight its
+        own; empty if there are no blocks. What derived weights are made from is in no layer, and not listed.
 
     Example:
         >>> blocks = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
@@ -35,10 +37,25 @@ def layer_numbers(model: nn.Module) -> dict[str, list[int]]:
         [[0], [1], [2], [2], [3]]
     """
     model = plain(model)
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names = _names_as_read(model)
     matcher: Any = getattr(type(model), "group_matcher", None)
     numbers = _as_timm(names, matcher(model, coarse=False)) if callable(matcher) else _by_blocks(model, names)
-    return {site.path: [numbers[name] for name in site.names] for site in sites(model)} if numbers else {}
+    if not numbers:
+        return {}
+    stored = [site for site in sites(model) if site.path in numbers]
+    known = {name for site in stored for name in site.names}
+    found = {site.path: [numbers[name] for name in site.names] for site in stored}
+    return found | {name: [numbers[name]] for name in names if name not in known}
+
+
+def _names_as_read(model: nn.Module) -> list[str]:
+    """The paths of all weights as layers read them, in the order of the model: derived ones, not what makes them."""
+    names = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if HOLDER not in path.split("."):
+            own = [name for name, tensor in module._parameters.items() if tensor is not None]
+            names += [join(path, name) for name in (*own, *sources(module))]
+    return names
 
 
 def _as_timm(names: list[str], matcher: Any) -> dict[str, int]:
