@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from weightshare import planning
 from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
-from weightshare.depth.kinds import NEAR, Kind, Scale, joined
-from weightshare.depth.loops import Scaled, apart_by_shape, of_one_shape, parallel
+from weightshare.depth.kinds import NEAR, Kind, Scale, apart_by_shape, joined, of_one_shape, parallel
+from weightshare.depth.loops import Scaled
 from weightshare.depth.lsm import similarity_matrix
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
 from weightshare.errors import ModelChanged, NoMatch, SpecError

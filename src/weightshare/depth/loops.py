@@ -11,7 +11,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -185,63 +184,3 @@ class Scaled(nn.Module):
         if isinstance(self.scale, Tensor):
             return f"scale={self.scale.item():.4g}, trained"
         return f"scale={self.scale:.4g}"
-
-
-def parallel(cosines: Tensor, threshold: float) -> list[int]:
-    """Sort layers so that all of one kind are parallel: each to each other.
-
-    Args:
-        cosines: `(layers, layers)`; NaN where there is none.
-        threshold: Least `|cos|`.
-
-    Returns:
-        For each layer the number of its kind, from 0 in order of first appearance. A layer joins the kind whose members
-        it is closest to on average, of those that it is close enough to each of.
-
-    Example:
-        >>> parallel(torch.tensor([[1.0, 0.2, -1.0], [0.2, 1.0, 0.1], [-1.0, 0.1, 1.0]]), threshold=0.9)
-        [0, 1, 0]
-    """
-    alike = cosines.abs()
-    kinds: list[list[int]] = []
-    for layer in range(len(alike)):
-        close = [kind for kind in kinds if bool((alike[layer, torch.tensor(kind)] >= threshold).all())]
-        if close:
-            max(close, key=lambda kind: float(alike[layer, torch.tensor(kind)].mean())).append(layer)
-        else:
-            kinds.append([layer])
-    return [next(at for at, kind in enumerate(kinds) if layer in kind) for layer in range(len(alike))]
-
-
-def of_one_shape(alike: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
-    """Similarities of layers of one shape alone, NaN for other pairs: layers of different widths cannot be one.
-
-    Args:
-        alike: `(layers, layers)`, `|cos|`.
-        shapes: Of each layer, or none if all have one.
-    """
-    if not shapes:
-        return alike
-    same = torch.tensor([[one == other for other in shapes] for one in shapes], device=alike.device)
-    return alike.masked_fill(~same, torch.nan)
-
-
-def apart_by_shape(
-    items: Sequence[str], alike: Tensor, shapes: Sequence[tuple[int, ...]], labels: Sequence[int], threshold: float
-) -> tuple[tuple[str, str], ...]:
-    """The first layer of each kind that is parallel to an earlier layer of another shape, with that as the reason.
-
-    Args:
-        items: Path of each layer.
-        alike: `(layers, layers)`, `|cos|` of all pairs.
-        shapes: Of each layer, or none if all have one.
-        labels: From `parallel`.
-        threshold: Least `|cos|`.
-    """
-    found = []
-    for layer in (list(labels).index(kind) for kind in range(1, max(labels) + 1)):
-        near = (alike[layer, :layer] >= threshold).tolist()
-        other = next((at for at in range(layer) if shapes and near[at] and shapes[at] != shapes[layer]), None)
-        if other is not None:
-            found.append((items[layer], f"is parallel to '{items[other]}', and of another shape"))
-    return tuple(found)

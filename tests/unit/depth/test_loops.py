@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from weightshare.depth.loops import Looped, Run, Scaled, find_loops, loop_text, parallel
+from weightshare.depth.kinds import parallel
+from weightshare.depth.loops import Looped, Run, Scaled, find_loops, loop_text
 
 
 @pytest.fixture(autouse=True)
