@@ -1,15 +1,18 @@
 """A small network whose blocks read banks, and its slow twin: the weights by their formula, in plain autograd."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.contract.banks import bank_keys, bank_path, generated, weights
 import weightshare as ws
+from weightshare.depth.templates import TemplateBank
 from weightshare.depth.transform import LoRA, Scale
 from weightshare.generating import Bank
 from weightshare.sharing import Spec
@@ -141,3 +144,23 @@ def check_closed(model: nn.Module) -> None:
 def plainly(model: nn.Module, x: Tensor) -> None:
     """One forward pass and its backward pass."""
     loss(model(x)).backward()
+
+
+def template_bank(model: nn.Module) -> TemplateBank:
+    """The only bank of a model whose layers mix templates."""
+    (found,) = (module for module in model.modules() if isinstance(module, TemplateBank))
+    return found
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products by the shape of what they give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.found[tuple(sorted(out.shape))] += 1  # coefficients may lie by rows or by columns
+        return out

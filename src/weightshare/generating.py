@@ -81,9 +81,9 @@ class Bank(nn.Module):
     def own_names(self) -> set[str]:
         """Which of its parameters belong to single layers: `param_groups` gives them a group of their own."""
 
+    @abstractmethod
     def layers_of(self, name: str) -> Sequence[int]:
-        """The layers whose weights one of its parameters makes: by default all."""
-        return range(len(self.make()))
+        """The layers whose weights one of its parameters makes."""
 
     def no_weight_decay(self) -> set[str]:
         """What `param_groups` gives no decay, as timm's models say it."""

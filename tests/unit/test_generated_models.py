@@ -33,11 +33,6 @@ def _seed() -> None:
     torch.manual_seed(11)
 
 
-@pytest.fixture(params=SPECS)
-def pair(request: pytest.FixtureRequest) -> Twins:
-    return twins(SPECS[request.param]())
-
-
 def check_independent(twin: nn.Module, pair: Twins) -> None:
     x = batch()
     wanted = pair.naive(x)

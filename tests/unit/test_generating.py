@@ -36,11 +36,6 @@ def _seed() -> None:
     torch.manual_seed(11)
 
 
-@pytest.fixture(params=SPECS)
-def pair(request: pytest.FixtureRequest) -> Twins:
-    return twins(SPECS[request.param]())
-
-
 Way = Callable[[nn.Module, Tensor], None]
 
 

@@ -158,6 +158,10 @@ class TemplateBank(Bank):
         """The coefficients."""
         return {"coefficients"}
 
+    def layers_of(self, name: str) -> Sequence[int]:
+        """All of them: a template is in every mixture, and coefficients stand in one matrix."""
+        return range(len(self.coefficients))
+
     def extra_repr(self) -> str:
         """For `print(model)`."""
         layers, templates = self.coefficients.shape

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.banked import template_bank
 from tests.support import output, state
 import weightshare as ws
 from weightshare.depth.fold import plan_loops
@@ -60,7 +61,7 @@ def shared(rows: Sequence[Sequence[float]], **how: Any) -> nn.Module:
     """A network whose layers have these coefficients, in the order conv1, conv2 of each block; norms as if trained."""
     model = Net(len(rows) // 2, **how)
     ws.share_(model, ws.Templates(len(rows[0])), "blocks.*")
-    bank(model).coefficients.data.copy_(torch.tensor(rows))
+    template_bank(model).coefficients.data.copy_(torch.tensor(rows))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.running_mean, module.bias.data):
@@ -68,11 +69,6 @@ def shared(rows: Sequence[Sequence[float]], **how: Any) -> nn.Module:
             for tensor in (module.running_var, module.weight.data):
                 tensor.uniform_(0.5, 2.0)
     return model
-
-
-def bank(model: nn.Module) -> TemplateBank:
-    (found,) = (module for module in model.modules() if isinstance(module, TemplateBank))
-    return found
 
 
 A, B, C, D = (1.0, 0.5, 0.0, 0.2), (0.3, -1.0, 0.4, 0.0), (0.0, 0.1, 1.0, 1.0), (-1.0, 0.0, 0.2, 0.7)
@@ -254,7 +250,7 @@ def test_blocks_of_different_kinds_close_no_loop() -> None:
     model = Net(4)
     model.blocks = nn.Sequential(*(kind(5) for kind in (Block, Gated, Block, Gated)))
     ws.share_(model, ws.Templates(2), "blocks.*.conv*")
-    bank(model).coefficients.data.copy_(torch.tensor([A, B] * 4)[:, :2])
+    template_bank(model).coefficients.data.copy_(torch.tensor([A, B] * 4)[:, :2])
     x = images()
     (chain,) = plan_loops(model, batches=[x]).chains
     assert (chain.runs, chain.open) == ((Run(0, 2, passes=2),), ())  # the gates are each pass's own
@@ -273,7 +269,7 @@ def test_layers_without_room_for_a_factor_stay_apart() -> None:
 
     model = nn.Sequential(*(Half(5, 5, 3, padding=1) for _ in range(4)))
     ws.share_(model, ws.Templates(2))
-    bank(model).coefficients.data.copy_(torch.tensor([A, times(-1, A), A, B])[:, :2])
+    template_bank(model).coefficients.data.copy_(torch.tensor([A, times(-1, A), A, B])[:, :2])
     plan = plan_loops(model)
     (group,) = plan.groups
     assert [kind.items for kind in group.kinds] == [("0.weight", "2.weight")]
@@ -301,7 +297,7 @@ def test_what_cannot_be_folded() -> None:
     plan = plan_loops(model)
     with pytest.raises(ModelChanged, match="The plan is for templates of"):
         plan.fold(shared([A, B, A, B]))
-    model.other = bank(model).templates
+    model.other = template_bank(model).templates
     with pytest.raises(ModelChanged, match="is shared itself by a later plan"):
         plan_loops(model)
     del model.other

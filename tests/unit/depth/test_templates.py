@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.banked import Products, template_bank
 from tests.support import state
 import weightshare as ws
 from weightshare.depth.nearest import gram, nearest, orthonormal
@@ -43,11 +43,6 @@ def chain(width: int = 5, depth: int = 3) -> nn.Sequential:
 
 def linears(count: int = 5, width: int = 7, **how: Any) -> nn.Sequential:
     return nn.Sequential(*(nn.Linear(width, width, **how) for _ in range(count)))
-
-
-def bank(model: nn.Module) -> TemplateBank:
-    (found,) = (module for module in model.modules() if isinstance(module, TemplateBank))
-    return found
 
 
 @pytest.mark.parametrize("templates", [0, -1, 1.0, True, "2", None, 2**40, float("nan")])
@@ -196,7 +191,7 @@ def test_orthogonal_rows_have_length_one(layers: int, templates: int) -> None:
     model = linears(layers)
     first = [layer.weight.detach().clone() for layer in model]
     ws.share_(model, ws.Templates(templates))
-    found = bank(model)
+    found = template_bank(model)
     torch.testing.assert_close(found.coefficients.norm(dim=1), torch.ones(layers))
     kept = min(layers, templates)
     assert torch.equal(found.templates[:kept], torch.stack(first[:kept]))
@@ -228,7 +223,7 @@ def test_a_sparse_start_reads_one_template_a_layer() -> None:
     model = linears(5)
     first = [layer.weight.detach().clone() for layer in model]
     ws.share_(model, ws.Templates(2, init="sparse"))
-    assert torch.equal(bank(model).coefficients, torch.eye(2)[[0, 1, 0, 1, 0]])
+    assert torch.equal(template_bank(model).coefficients, torch.eye(2)[[0, 1, 0, 1, 0]])
     assert all(torch.equal(model[at].weight, first[at % 2]) for at in range(5))
 
 
@@ -288,20 +283,6 @@ def test_on_meta_it_is_planned_for_and_not_shared() -> None:
     assert plan.stored_after == 2 * (6 + 49) + 42
     with pytest.raises(SpecError, match="meta device"):
         plan.apply_(model)
-
-
-class Products(TorchDispatchMode):
-    """Counts matrix products by the shape of what they give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[tuple[int, ...]] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.mm.default:
-            self.found[tuple(sorted(out.shape))] += 1  # coefficients may lie by rows or by columns
-        return out
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Layers of different widths read leading slices of common templates: numbers, starts, copies, files and folds."""
 
-from collections import Counter
 import copy
 import json
 from pathlib import Path
@@ -10,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.banked import Products, template_bank
 from tests.contract.banks import bank_path
 from tests.support import bits, output, state
 import weightshare as ws
@@ -35,11 +34,6 @@ def funnel() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def bank(model: nn.Module) -> TemplateBank:
-    (found,) = (module for module in model.modules() if isinstance(module, TemplateBank))
-    return found
-
-
 def moved(model: nn.Module) -> nn.Module:
     """All numbers away from where they started."""
     with torch.no_grad():
@@ -50,20 +44,6 @@ def moved(model: nn.Module) -> nn.Module:
 
 def mean_square(tensor: Tensor) -> float:
     return float(tensor.detach().double().square().mean())
-
-
-class Products(TorchDispatchMode):
-    """Counts matrix products by the shape of what they give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[tuple[int, ...]] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.mm.default:
-            self.found[tuple(out.shape)] += 1
-        return out
 
 
 def test_weights_and_gradients_are_those_of_the_sliced_sum() -> None:
@@ -95,7 +75,7 @@ def test_weights_and_gradients_are_those_of_the_sliced_sum() -> None:
 def test_a_layer_called_alone_reads_what_it_reads_in_a_pass() -> None:
     model = moved(funnel().double())
     ws.share_(model, ws.Templates(2, **WIDE), "*.weight")
-    weights = bank(model)()
+    weights = template_bank(model)()
     for row, layer in enumerate(module for module in model if isinstance(module, nn.Linear)):
         assert layer.weight.shape == (layer.out_features, layer.in_features)
         assert layer.weight.is_contiguous()
@@ -187,9 +167,9 @@ def test_layers_start_with_weights_of_their_own_size(init: Any, templates: int) 
         plain[4].weight *= 13
     model = copy.deepcopy(plain)
     (group,) = ws.share_(model, ws.Templates(templates, init, **WIDE), "*.weight").groups
-    for path, weight in zip(group.items, bank(model)(), strict=True):
+    for path, weight in zip(group.items, template_bank(model)(), strict=True):
         assert mean_square(weight) == pytest.approx(mean_square(plain.get_parameter(path)), rel=1e-9)
-    stored = bank(model).templates.detach()
+    stored = template_bank(model).templates.detach()
     assert torch.equal(stored[0, :5, :3], plain[0].weight)
     assert 0.2 < mean_square(stored[0, 5:, 3:]) / mean_square(plain[0].weight) < 5
 
@@ -200,9 +180,9 @@ def test_a_template_for_each_layer_is_the_unshared_network() -> None:
         plain[2].weight.zero_()
     model = copy.deepcopy(plain)
     ws.share_(model, ws.Templates(6, "sparse", **WIDE), "*.weight")
-    assert torch.equal(bank(model).coefficients, torch.eye(6))
+    assert torch.equal(template_bank(model).coefficients, torch.eye(6))
     assert torch.equal(model(x), plain(x))
-    assert mean_square(bank(model).templates[1, 7:, 5:]) > 0  # what others read of it is not zero
+    assert mean_square(template_bank(model).templates[1, 7:, 5:]) > 0  # what others read of it is not zero
 
 
 def test_a_layer_of_zeros_stays_one_and_learns() -> None:
@@ -212,7 +192,7 @@ def test_a_layer_of_zeros_stays_one_and_learns() -> None:
     ws.share_(model, ws.Templates(2, **WIDE), "*.weight")
     assert not model[6].weight.any()
     model(torch.randn(5, 3)).square().sum().backward()
-    gradient = bank(model).coefficients.grad
+    gradient = template_bank(model).coefficients.grad
     assert gradient is not None
     assert gradient[3].abs().min() > 0
 
@@ -222,13 +202,13 @@ def test_copies_state_dicts_and_the_way_back() -> None:
     plain = copy.deepcopy(model)
     ws.share_(model, ws.Templates(2, **WIDE), "*.weight")
     moved(model)
-    weights = [weight.detach().clone() for weight in bank(model)()]
+    weights = [weight.detach().clone() for weight in template_bank(model)()]
     other = copy.deepcopy(plain)
     ws.share_(other, ws.Templates(2, **WIDE), "*.weight")
     other.load_state_dict(model.state_dict())
     for twin in (copy.deepcopy(model), other):
         assert torch.equal(twin(x), model(x))
-        assert [bits(one) for one in bank(twin)()] == [bits(one) for one in weights]
+        assert [bits(one) for one in template_bank(twin)()] == [bits(one) for one in weights]
     folded = ws.fold(model)
     assert torch.equal(folded(x), model(x))
     assert folded.state_dict().keys() == plain.state_dict().keys()
@@ -245,7 +225,7 @@ def test_files(tmp_path: Path) -> None:
     ws.save(moved(model), tmp_path / "m")
     again = ws.load(tmp_path / "m", funnel())
     assert torch.equal(again(x), model(x))
-    assert type(bank(again)) is TemplateBank
+    assert type(template_bank(again)) is TemplateBank
     narrow = funnel()
     narrow[4] = nn.Linear(7, 5)
     narrow[4].bias = nn.Parameter(torch.zeros(11))  # nothing else tells
@@ -290,7 +270,7 @@ def test_parallel_layers_of_other_widths_stay_apart() -> None:
     model, x = funnel(), torch.randn(5, 3)
     ws.share_(model, ws.Templates(2, **WIDE), "*.weight")
     with torch.no_grad():
-        bank(model).coefficients.copy_(torch.tensor([[1, 2], [3, 1], [2, 4], [1, -1], [-1, 1], [-1, -2]]))
+        template_bank(model).coefficients.copy_(torch.tensor([[1, 2], [3, 1], [2, 4], [1, -1], [-1, 1], [-1, -2]]))
     plan = plan_loops(model, batches=[x])
     (group,) = plan.groups
     assert [kind.items for kind in group.kinds] == [("4.weight", "10.weight")]
