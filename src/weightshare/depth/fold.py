@@ -26,10 +26,9 @@ from weightshare._table import render, run_text
 from weightshare.depth.chain import Chain, chains, close_, within_blocks
 from weightshare.depth.kinds import NEAR, Kind, Scale, apart_by_shape, joined, of_one_shape, parallel
 from weightshare.depth.loops import Scaled
-from weightshare.depth.lsm import similarity_matrix
+from weightshare.depth.lsm import Mixture, mixtures, similarity_matrix
 from weightshare.depth.templates import TemplateBank, TemplateGroup, release_
 from weightshare.errors import ModelChanged, NoMatch, SpecError
-from weightshare.generating import bank_of
 from weightshare.surgery import edit
 from weightshare.surgery.compare import error_text, output_error
 from weightshare.surgery.copies import copied
@@ -104,7 +103,7 @@ class LoopPlan:
             ModelChanged: If it has not the groups of the plan.
         """
         names = {group.name: group.layers for group in self.groups}
-        there = {name: len(group.items) for name, group in _groups(unwrapped(model)).items()}
+        there = {name: len(mixture.layers) for name, mixture in _groups(unwrapped(model)).items()}
         if names != there:
             raise ModelChanged(f"The plan is for templates of {names}, the model has {there}. Plan again.")
         kinds = {group.name: [(kind.items, kind.factors) for kind in group.kinds] for group in self.groups}
@@ -210,9 +209,8 @@ def plan_loops(
         raise NoMatch(f"{type(model).__name__} has no layer that reads templates: share_(model, Templates(...)) first.")
     kinds: dict[str, list[Found]] = {}
     others: dict[str, tuple[tuple[str, str], ...]] = {}
-    for name, group in groups.items():
-        bank = bank_of(model, group.items)
-        assert isinstance(bank, TemplateBank)
+    for name, mixture in groups.items():
+        items, bank = mixture.layers, mixture.bank
         if bank.coefficients.is_meta:
             raise SpecError(f"'{name}' is on the meta device and has no numbers: load the model first.")
         if not bool(bank.coefficients.isfinite().all()):
@@ -223,9 +221,9 @@ def plan_loops(
             raise SpecError(f"'{name}' is complex: layers that differ by a phase have no sign to fold by.")
         alike = similarity_matrix(bank.coefficients)
         labels = parallel(of_one_shape(alike, bank.shapes), min(threshold, 1 - NEAR))
-        others[name] = apart_by_shape(group.items, alike, bank.shapes, labels, threshold)
+        others[name] = apart_by_shape(items, alike, bank.shapes, labels, threshold)
         kinds[name] = [
-            (tuple(path for path, label in zip(group.items, labels, strict=True) if label == kind), None)
+            (tuple(path for path, label in zip(items, labels, strict=True) if label == kind), None)
             for kind in dict.fromkeys(labels)
         ]
     folded, found, chained = _folded(model, kinds, scale, keep_templates)
@@ -241,22 +239,13 @@ def plan_loops(
     return LoopPlan(threshold, scale, keep_templates, found, chained, *stored, error)
 
 
-def _groups(model: nn.Module) -> dict[str, TemplateGroup]:
-    """The groups of layers that read templates, from the root, by name; a later plan must not share what they store."""
-    found: dict[str, TemplateGroup] = {}
-    for at, plan in planning.applied_plans(model):
-        for group in (group.under(at) for group in plan.groups):
-            if isinstance(group, TemplateGroup):
-                name = planning.from_root(at, group.name)
-                while name in found:  # of another shape, or of another dtype
-                    name = f"{name}'"
-                found[name] = group
+def _groups(model: nn.Module) -> dict[str, Mixture]:
+    """The groups of layers that read templates, by name; a later plan must not share what their banks store."""
+    found = mixtures(model)
     names = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
-    for name, group in found.items():
-        bank = bank_of(model, group.items)
-        if {"templates", "coefficients"} != bank._parameters.keys() or any(
-            names[id(one)] > 1 for one in bank.parameters()
-        ):
+    for name, mixture in found.items():
+        own = {"templates", "coefficients"} == mixture.bank._parameters.keys()
+        if not own or any(names[id(tensor)] > 1 for tensor in mixture.bank.parameters()):
             raise ModelChanged(
                 f"What the bank of '{name}' stores is shared itself by a later plan: unshare_ that before layers are "
                 "folded."
@@ -273,9 +262,8 @@ def _folded(
     gone: set[str] = set()
     wraps: dict[str, float | nn.Parameter] = {}
     with edit.transaction(folded) as edits, torch.no_grad():
-        for name, group in _groups(folded).items():
-            bank = bank_of(folded, group.items)
-            assert isinstance(bank, TemplateBank)
+        for name, mixture in _groups(folded).items():
+            group, bank = mixture.group, mixture.bank
             made, values = _planned(folded, name, group, bank, kinds[name], scale)
             made = replace(made, plain=made.plain or not keep_templates)
             found.append(made)

@@ -39,14 +39,19 @@ class Mixture:
     """The layers that mix the templates of one bank.
 
     Args:
-        layers: Paths of their weights from the root of the model, in order.
+        group: Of an applied plan, with paths from the root of the model.
         bank: Holds `templates` and `coefficients`.
         site: Of the coefficients; the layers' weights are its aliases, so `select` finds it by them.
     """
 
-    layers: tuple[str, ...]
+    group: TemplateGroup
     bank: TemplateBank
     site: Site
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Paths of their weights from the root of the model, in order."""
+        return self.group.items
 
 
 def mixtures(model: nn.Module) -> dict[str, Mixture]:
@@ -68,13 +73,14 @@ def mixtures(model: nn.Module) -> dict[str, Mixture]:
     for role, group in groups:
         bank = bank_of(model, group.items)
         assert isinstance(bank, TemplateBank)
+        assert isinstance(group, TemplateGroup)
         path = from_root(paths[id(bank)], "coefficients")
         above = dict.fromkeys(name for item in (path, *group.items) for name in prefixes(item)[:-1])
         site = Site(path, bank.coefficients, group.items, tuple((name, modules[name]) for name in above), bank)
         name = role if roles.count(role) == 1 else f"{role} {shape_text(group.shape)}"
         while name in found:  # of one shape and two dtypes
             name = f"{name}'"
-        found[name] = Mixture(group.items, bank, site)
+        found[name] = Mixture(group, bank, site)
     return found
 
 
