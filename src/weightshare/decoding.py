@@ -42,6 +42,7 @@ class Decoded(Group, ABC):
     """How files name what makes it."""
     second: ClassVar[str]
     """What the decoder calls its own tensor."""
+    listed: ClassVar[bool] = False  # as many labels as weights, in the model
 
     @property
     def ties(self) -> tuple[tuple[str, ...], ...]:

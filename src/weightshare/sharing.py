@@ -122,6 +122,8 @@ class Group:
         *("group", "weight", "layers", "slots", "layer reads slot", "stored before", "after"),
     )
     numbers: ClassVar[tuple[str, ...]] = ("slots", "stored before", "after")
+    listed: ClassVar[bool] = True
+    """Whether `assignment` says which item reads which slot, so that it can be listed and drawn."""
 
     @property
     def numel(self) -> int:

@@ -11,9 +11,7 @@ from typing import Any
 from weightshare._table import shape_text
 from weightshare.analysis.lsm import draw_evolution
 from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
-from weightshare.decoding import Decoded
 from weightshare.depth.record import Evolution
-from weightshare.depth.templates import TemplateGroup
 from weightshare.planning import Plan
 
 NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
@@ -192,7 +190,7 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
     sections = []
     for plan in plans:
         left_out = f" Left out: {len(plan.left_out)} parameters." if plan.left_out else ""
-        layers = not issubclass(plan.spec.kind, Decoded | TemplateGroup)
+        layers = plan.spec.kind.listed
         sections.append(
             Section(
                 "What is shared",

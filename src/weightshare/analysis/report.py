@@ -8,7 +8,6 @@ from torch import nn
 
 from weightshare._table import render, run_text, shape_text
 from weightshare.decoding import Clusters, Decoded
-from weightshare.depth.templates import TemplateGroup
 from weightshare.generating import Banked, bank_of, refuse_foreign
 from weightshare.planning import applied_plans, from_root
 from weightshare.space.lattice import Lattice
@@ -257,9 +256,8 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
                     parameter_at(part, other) is parameter_at(part, owner) for owner, *rest in ties for other in rest
                 )
             labels = tuple(group.assignment.labels.tolist())
-            mixed = isinstance(group, TemplateGroup)
             groups.append(
-                SharedGroup(name, group.shape, len(labels), group.stored_slots, () if mixed else labels, intact)
+                SharedGroup(name, group.shape, len(labels), group.stored_slots, labels if group.listed else (), intact)
             )
             planned |= {from_root(at, path) for path in group.items}
     counts = count(model)

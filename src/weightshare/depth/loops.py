@@ -116,9 +116,7 @@ class Looped(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         blocks = list(self)
-        if len(blocks) != sum(len(run.blocks) for run in self.runs):
-            return super().forward(x)  # somebody has added or removed blocks, and all that are there run in order
-        for run in self.runs:
+        for run in self._runs_now():
             for number in range(run.passes):
                 first = run.start + number * run.length
                 for block in blocks[first : first + run.length]:
@@ -127,9 +125,12 @@ class Looped(nn.Sequential):
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
-        names = list(self._modules)
-        whole = len(names) == sum(len(run.blocks) for run in self.runs)
-        return loop_text(names, self.runs if whole else [Run(0, len(names))])
+        return loop_text(list(self._modules), self._runs_now())
+
+    def _runs_now(self) -> tuple[Run, ...]:
+        """Its loops, unless somebody has added or removed blocks: then all that are there run in order, once."""
+        whole = len(self) == sum(len(run.blocks) for run in self.runs)
+        return self.runs if whole else (Run(0, len(self)),)
 
 
 class Scaled(nn.Module):

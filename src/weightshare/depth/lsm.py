@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from weightshare._table import shape_text
 from weightshare.depth.measure import Similarity
+from weightshare.depth.nearest import gram
 from weightshare.depth.templates import TemplateBank, TemplateGroup
 from weightshare.depth.widths import leading
 from weightshare.errors import NoMatch, SpecError
@@ -30,8 +31,6 @@ from weightshare.planning import applied_plans, from_root
 from weightshare.surgery.sites import Site, plain, prefixes
 
 Of = Literal["coefficients", "weights"]
-CHUNK = 1 << 20
-"""Columns of the templates that are made float64 at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +192,8 @@ def _of_weights(bank: TemplateBank, rows: Tensor, signed: bool) -> Tensor:
     values = torch.full((len(rows), len(rows)), torch.nan, dtype=torch.float64)
     for shape in dict.fromkeys(bank.shapes):
         layers = torch.tensor([at for at, one in enumerate(bank.shapes) if one == shape])
-        gram = template_gram(leading(whole(bank.templates), shape, at=1))
-        values[layers[:, None], layers] = similarity_matrix(rows[layers.to(rows.device)], signed, gram)
+        products = template_gram(leading(whole(bank.templates), shape, at=1))
+        values[layers[:, None], layers] = similarity_matrix(rows[layers.to(rows.device)], signed, products)
     return values
 
 
@@ -206,10 +205,7 @@ def template_gram(templates: Tensor) -> Tensor:
         tensor([[5., 6.],
                 [6., 9.]], dtype=torch.float64)
     """
-    rows = whole(templates).flatten(1)
-    wide = torch.complex128 if rows.is_complex() else torch.float64
-    parts = (part.cpu().to(wide) for part in rows.split(CHUNK, dim=1))
-    return sum((part @ part.mH for part in parts), torch.zeros(len(rows), len(rows), dtype=wide))
+    return gram(whole(templates).cpu().unbind())
 
 
 def whole(parameter: Tensor) -> Tensor:

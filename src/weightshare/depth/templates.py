@@ -61,6 +61,7 @@ class TemplateGroup(Banked):
         *("error of the start", "stored before", "after"),
     )
     numbers: ClassVar[tuple[str, ...]] = columns[2:]
+    listed: ClassVar[bool] = False  # each layer reads all of them
 
     @property
     def coefficients(self) -> int:

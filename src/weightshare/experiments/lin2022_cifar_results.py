@@ -1,7 +1,6 @@
 """What came out of CIFAR-10 with a ConvMixer: a result for each row, how rows differ, and label noise drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,14 @@ from weightshare.experiments.lin2022_cifar import (
     row_of,
 )
 from weightshare.experiments.results import Result, compared, save_png
+from weightshare.experiments.tested import config_of, tested
 from weightshare.files.atomic import read_json, write_json
-from weightshare.training.data import Data, InMemory, load_data
-from weightshare.training.loop import evaluate
-from weightshare.training.recipe import RunConfig
-from weightshare.training.run import ENVIRONMENT, read_history, run, trained
+from weightshare.training.data import load_data
+from weightshare.training.run import ENVIRONMENT, read_history, run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TESTED = "tested.json"
 NOTES = (
     "See experiments.lin2022_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
     "numbers are of the whole network. Seconds are of one core that did other things too, those of the row that this "
@@ -89,7 +86,6 @@ def cifar(
         value, source = PUBLISHED.get(row, (None, ""))
         last = [history[-1] for history in curves[row]]
         before = [_before(row, seed, out) for seed in seeds]
-        hidden = ("seed", "out", "data_dir", "init")
         result = Result(
             paper=PAPER,
             table=TABLE,
@@ -97,9 +93,7 @@ def cifar(
             metric="test_accuracy",
             values=[tested(settings, whole) for settings in configs],
             seeds=list(seeds),
-            # A file is where it is on this machine; what it holds is its name.
-            config={k: v for k, v in summaries[0]["config"].items() if k not in hidden}
-            | {"data": Path(data).stem, "start": ARMS[ROWS[row][0]].start},
+            config=config_of(summaries[0], data, "init") | {"start": ARMS[ROWS[row][0]].start},
             environment=read_json(Path(configs[0].out) / ENVIRONMENT),
             seconds=[
                 sum(row["seconds"] for row in [*history, *earlier])
@@ -128,22 +122,6 @@ def cifar(
         save_png(draw_noise(noisy), folder / "noise.png")
     echo(f"{table(written)}\n\n{differences(written)}")
     return written
-
-
-def tested(settings: RunConfig, whole: Data) -> float:
-    """Accuracy of a finished run on all test images, as a fraction; measured once, and kept beside the run.
-
-    Args:
-        settings: Of the run.
-        whole: The data set before it was prepared; images are normalised as those that the run learnt from.
-    """
-    kept = Path(settings.out) / TESTED
-    if not kept.is_file():
-        model, data = trained(settings.out)
-        assert isinstance(whole.test, InMemory)
-        split = replace(whole.test, mean=data.train.mean, std=data.train.std)
-        write_json(kept, {"accuracy": evaluate(model, split)[1], "images": len(split)})
-    return read_json(kept)["accuracy"]
 
 
 def table(results: Sequence[Result]) -> str:

@@ -9,6 +9,7 @@ from weightshare._table import render
 from weightshare.analysis.pictures import draw_curves
 from weightshare.experiments.local_cifar import EARLY, PAPER, PUBLISHED, TABLE, WHOLE, config
 from weightshare.experiments.results import Result, save_png
+from weightshare.experiments.tested import config_of
 from weightshare.files.atomic import read_json, write_json
 from weightshare.training.run import ENVIRONMENT, read_history, run
 from weightshare.training.snapshot import NOISE
@@ -55,7 +56,6 @@ def table1(
         curves[row] = [read_history(settings.out) for settings in configs]
         last = [history[-1] for history in curves[row]]
         means = {key: sum(one[key] for one in last) / len(last) for key in KEYS if key in last[0]}
-        hidden = ("seed", "out", "data_dir")
         result = Result(
             paper=PAPER,
             table=name,
@@ -63,8 +63,7 @@ def table1(
             metric="test_accuracy",
             values=[summary["accuracy"] for summary in summaries],
             seeds=list(seeds),
-            # A file is where it is on this machine; what it holds is its name.
-            config={k: v for k, v in summaries[0]["config"].items() if k not in hidden} | {"data": Path(data).stem},
+            config=config_of(summaries[0], data),
             environment=read_json(Path(configs[0].out) / ENVIRONMENT),
             seconds=[summary["training_seconds"] for summary in summaries],
             numbers={**means, "stored": summaries[0]["stored"]},

@@ -1,7 +1,6 @@
 """What came out of wide ResNets on CIFAR-10: a result for each row, how rows differ, how layers became alike."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import correlation
 from typing import Any
@@ -13,12 +12,12 @@ from weightshare.depth.fold import plan_loops
 from weightshare.depth.lsm import mean_similarity
 from weightshare.depth.measure import Similarity
 from weightshare.depth.record import Evolution
-from weightshare.experiments.lin2022_cifar_results import tested
 from weightshare.experiments.results import Result, compared, save_png
 from weightshare.experiments.savarese2019_cifar import PAPER, ROWS, TABLE, config
+from weightshare.experiments.tested import all_test_images, config_of, tested
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.evolution import load_evolution
-from weightshare.training.data import Data, InMemory, load_data
+from weightshare.training.data import Data, load_data
 from weightshare.training.keeper import EVOLUTION
 from weightshare.training.loop import evaluate
 from weightshare.training.recipe import RunConfig
@@ -80,7 +79,6 @@ def cifar(
             evolutions[row] = {seed: load_evolution(folder / EVOLUTION) for seed, folder in folders.items()}
         last = [history[-1] for history in curves[row]]
         like = ROWS[row].like
-        hidden = ("seed", "out", "data_dir")
         result = Result(
             paper=PAPER,
             table=TABLE,
@@ -88,8 +86,7 @@ def cifar(
             metric="test_accuracy",
             values=[tested(settings, whole) for settings in configs],
             seeds=list(seeds),
-            # A file is where it is on this machine; what it holds is its name.
-            config={k: v for k, v in summaries[0]["config"].items() if k not in hidden} | {"data": Path(data).stem},
+            config=config_of(summaries[0], data),
             environment=read_json(Path(configs[0].out) / ENVIRONMENT),
             seconds=[sum(epoch["seconds"] for epoch in history) for history in curves[row]],
             numbers={
@@ -133,8 +130,7 @@ def folded(settings: RunConfig, whole: Data) -> dict[str, float]:
     kept = Path(settings.out) / FOLDED
     if not kept.is_file():
         model, data = trained(settings.out)
-        assert isinstance(whole.test, InMemory)
-        split = replace(whole.test, mean=data.train.mean, std=data.train.std)
+        split = all_test_images(whole, data)
         planned = plan_loops(model, THRESHOLD)
         layers = sum(group.layers for group in planned.groups)
         found = {"layers": layers, "layers_left": layers - planned.removed, "folded_stored": planned.stored_after}

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.analysis.pictures import draw_assignment
-from weightshare.decoding import Decoded
-from weightshare.depth.templates import TemplateGroup
 from weightshare.errors import ConfigError
 from weightshare.planning import applied_plans
 from weightshare.training.data import Data
@@ -53,8 +51,8 @@ class Board(AbstractContextManager["Board"]):
         if self._writer is None or not self._new:
             return
         for at, plan in applied_plans(model):
-            if issubclass(plan.spec.kind, Decoded | TemplateGroup):
-                continue  # as many labels as weights, or mixtures: no picture of slots
+            if not plan.spec.kind.listed:
+                continue
             name = "/".join(part for part in ("plan", at, plan.where.replace("'", "")) if part)
             self._writer.add_figure(name, draw_assignment(plan), 0)
         images, labels = next(iter(data.train.batches([torch.arange(min(32, len(data.train)))])))

@@ -96,7 +96,7 @@ def test_layers_of_several_widths_are_compared_with_those_of_their_shape():
 def test_the_products_of_templates_do_not_depend_on_how_they_are_cut(monkeypatch):
     templates = torch.randn(3, 7, 11, generator=torch.Generator().manual_seed(0))
     at_once = template_gram(templates)
-    monkeypatch.setattr("weightshare.depth.lsm.CHUNK", 13)
+    monkeypatch.setattr("weightshare.depth.nearest.CHUNK", 13)
     torch.testing.assert_close(template_gram(templates), at_once, rtol=0, atol=1e-12)
 
 
