@@ -266,7 +266,8 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             shapes = (parameters[int(index)].shape, torch.Size())
-            if int(index) < 0 or value.shape not in shapes or not value.is_floating_point():
+            real = value.is_floating_point() or (value.is_complex() and parameters[int(index)].is_complex())
+            if int(index) < 0 or value.shape not in shapes or not real:
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
             # As the parameter lies in memory (channels last, say): fused optimizers go through both side by side.
             laid = torch.empty_like(parameters[int(index)], dtype=value.dtype, device="cpu") if value.dim() else None
