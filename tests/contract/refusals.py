@@ -13,6 +13,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
+OWN_TIES = r"^TorchRefuses: loading by assignment, and the meta device, undo the module's own ties"
 NO_LAYER = r"^NoMatch: .*can be shared\. "
 
 REFUSALS: tuple[Refusal, ...] = (
@@ -45,8 +46,8 @@ REFUSALS: tuple[Refusal, ...] = (
         for module in ("recurrent", "parametrized")
     ),
     Refusal("proximal", "half", "*", r"^SpecError: Proximal: .* is torch.bfloat16 and has no float32 master"),
-    Refusal("proximal", "tied_embedding", "assign", r"^TorchRefuses: loading by assignment"),
-    Refusal("proximal", "tied_embedding", "to_empty", r"^TorchRefuses: loading by assignment"),
+    Refusal("proximal", "tied_embedding", "assign", OWN_TIES),
+    Refusal("proximal", "tied_embedding", "to_empty", OWN_TIES),
     # Events of ties, of which this spec makes none.
     Refusal("clusters", "*", "retie", r"^NothingTied"),
     Refusal("clusters", "*", "owners_only", r"^NothingTied"),
@@ -59,7 +60,12 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("*", "local_*", "fold", r"^ModelChanged: Kernels of \d local layers differ from their mean"),
     # What is attached to an optimizer: other parameters have come to where those were that it steps.
     *(
-        Refusal(hook, "*", event, r"^ModelChanged: .*the model does not read")
+        Refusal(
+            hook,
+            "*",
+            event,
+            r"^ModelChanged: .*the model does not read .* any more that this was attached to\. Share first",
+        )
         for hook in ("sleep", "sleep, hebbian", "proximal")
         for event in ("assign", "to_empty")
     ),

@@ -1,4 +1,4 @@
-"""What is attached to an optimizer, on modules of the zoo through every event; and that the events notice what fails."""
+"""What is attached to an optimizer, through every event; and that the events notice what fails."""
 
 from collections.abc import Callable
 from typing import Any
