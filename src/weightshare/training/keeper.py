@@ -6,16 +6,17 @@ import math
 from pathlib import Path
 import time
 from typing import TYPE_CHECKING, Any
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.depth.record import RecordHandle
-from weightshare.errors import TrainingError
+from weightshare.errors import SharingWarning, TrainingError
 from weightshare.files.atomic import write_text
 from weightshare.files.evolution import save_evolution
 from weightshare.hooks import Handle
-from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
+from weightshare.training.snapshot import PROCESSES, Progress, generators, read_snapshot, write_snapshot
 from weightshare.training.workplace import Stop, Stopped
 
 if TYPE_CHECKING:
@@ -59,7 +60,15 @@ class Keeper:
             return Progress(self.run)
         rank = self.fabric.global_rank
         at = read_snapshot(self.path, self.model, self.optimizer, self.run, rank, self.scaler, self.hooks)
+        before, now, at.run = at.run.get(PROCESSES), self.fabric.world_size, self.run
         if self.fabric.is_global_zero:
+            if before != now:
+                warnings.warn(
+                    f"The run in '{self.path.parent}' was on {before} processes and goes on on {now}: it takes the same "
+                    "batches, but sums in another order and draws other numbers for augmentation and dropout.",
+                    SharingWarning,
+                    stacklevel=3,
+                )
             self._write_beside(at)  # a process may have been killed between the files
         return at
 

@@ -25,7 +25,7 @@ from weightshare.training.keeper import Keeper
 from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
-from weightshare.training.snapshot import NOISE, SIMILARITY, Progress
+from weightshare.training.snapshot import NOISE, PROCESSES, SIMILARITY, Progress
 from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.values.baselines import Baseline
@@ -116,7 +116,7 @@ def fit(
         raise TrainingError(f"A batch of {batch_size} images cannot be cut for {fabric.world_size} processes.")
     steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
     run = {"recipe": asdict(recipe), "seed": seed, "data": data.name, "images": len(data.train), "steps": steps}
-    run |= {"labels": _digest(data), "processes": fabric.world_size, **(identity or {})}
+    run |= {"labels": _digest(data), PROCESSES: fabric.world_size, **(identity or {})}
     tutor = _tutor(model, teacher, data, recipe, fabric)
     run |= {"teacher": tutor.digest()} if tutor else {}
 
@@ -155,7 +155,7 @@ def fit(
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 if tutor and taught is not None:
                     loss = tutor.spec.labels * loss + taught
-                fabric.backward(loss)
+                fabric.backward(loss * (len(seen) * fabric.world_size / (batch_size * copies)))  # parts of a batch differ
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 try:

@@ -35,9 +35,10 @@ from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
+from weightshare.training.launch import launched, together
 from weightshare.training.loop import evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
-from weightshare.training.snapshot import differences
+from weightshare.training.snapshot import OF_PROCESSES, differences
 from weightshare.training.workplace import at_work
 from weightshare.verbs import fold, plan
 
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
 CONFIG, SUMMARY, PLANS, ENVIRONMENT = "config.yaml", "summary.json", "plan.json", "environment.json"
 MODEL, FOLDED, PAGE = "model.safetensors", "folded.safetensors", "report.html"
 
-ANYWHERE = {"out", "data_dir", "checkpoint_minutes", "tensorboard"}
-"""What may differ when a run goes on: folders may be moved, and the rest does not touch what is computed."""
+ANYWHERE = {"out", "data_dir", "checkpoint_minutes", "timeout_minutes", "tensorboard", *OF_PROCESSES}
+"""What may differ when a run goes on: folders may be moved, another number of processes may take the same batches, and
+the rest does not touch what is computed."""
 
 
 def _silent(text: str) -> None:
@@ -84,7 +86,14 @@ def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "
 
 def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[str, Any]:
     folder = Path(config.out)
-    fabric = _fabric(config)
+    fabric = launched(config)
+    hint = f"Go on with: weightshare train --out {folder}, or let torchrun --max-restarts do so."
+    with together(fabric, hint):
+        return _together(config, fabric, echo, label)
+
+
+def _together(config: RunConfig, fabric: "Fabric", echo: Callable[[str], None], label: str) -> dict[str, Any]:
+    folder = Path(config.out)
     if not fabric.is_global_zero:
         echo = _silent
     data = _data(config)
@@ -263,28 +272,6 @@ def output_difference(model: nn.Module, folded: nn.Module, data: Data) -> float:
     with torch.no_grad():
         images, _ = data.test[:512]
         return (model(images) - folded(images)).abs().max().item()
-
-
-def _fabric(config: RunConfig) -> "Fabric":
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise ConfigError(f"Training needs Lightning Fabric ({error}): pip install 'weightshare[train]'.") from error
-    try:
-        fabric = Fabric(
-            accelerator=config.device,
-            devices=config.devices,
-            strategy=config.strategy,
-            precision=config.precision,
-        )
-        if config.devices > 1 or config.strategy != "auto":
-            fabric.launch()
-    except Exception as error:  # Fabric raises many kinds for what it cannot give
-        raise ConfigError(
-            f"device={config.device!r}, devices={config.devices}, strategy={config.strategy!r} with "
-            f"precision={config.precision!r} cannot be had here: {error}"
-        ) from error
-    return fabric
 
 
 def _data(config: RunConfig) -> Data:
