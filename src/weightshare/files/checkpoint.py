@@ -57,22 +57,8 @@ def save(model: nn.Module, path: str | Path) -> int:
     """
     model = unwrapped(model)
     refuse_untied(model)
-    owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
-    coded: dict[str, Recipe] = {}
-    for name, (_, group) in decoded(applied_plans(model)).items():
-        first, second = (owned.pop(key, None) for key in group.keys)
-        if first is None or second is None:
-            raise ModelChanged(
-                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
-                "again."
-            )
-        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
-    for name, tensor in list(owned.items()):
-        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
-        if found is not None:
-            coded[name] = found
-            del owned[name]
+    owned, coded, aliases = stored(model)
     return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded, rows_of(model))
 
 
@@ -152,6 +138,30 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
                 "Load it into the model with weightshare.load, fold that, and save the fold."
             )
     return held.state
+
+
+def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Recipe], dict[str, str]]:
+    """What a file stores of a model: tensors as they are, those that have a recipe, and further names with the owner's.
+
+    Raises:
+        ModelChanged: If a weight does not read what its plan stores for it any more.
+    """
+    owned, aliases = owners(model)
+    coded: dict[str, Recipe] = {}
+    for name, (_, group) in decoded(applied_plans(model)).items():
+        first, second = (owned.pop(key, None) for key in group.keys)
+        if first is None or second is None:
+            raise ModelChanged(
+                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
+                "again."
+            )
+        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
+    for name, tensor in list(owned.items()):
+        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
+        if found is not None:
+            coded[name] = found
+            del owned[name]
+    return owned, coded, aliases
 
 
 def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
