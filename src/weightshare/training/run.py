@@ -30,6 +30,7 @@ from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.files.checkpoint import load, save
 from weightshare.files.evolution import load_evolution
+from weightshare.files.opening import parse_json, read_text
 from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
 from weightshare.training.data import Data, load_data
@@ -283,10 +284,11 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
         FileError: If the file is missing or damaged.
     """
     path = Path(folder) / METRICS
+    text = read_text(path)
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise FileError(f"Cannot read '{path}': {error}. It is missing or damaged.") from error
+        rows = [parse_json(line) for line in text.splitlines()]
+    except ValueError as error:
+        raise FileError(f"Cannot read '{path}': {error}. It is damaged.") from error
     if not rows or not all(isinstance(row, dict) and "test_accuracy" in row for row in rows):
         raise FileError(f"'{path}' is damaged: need one object with test_accuracy for each epoch.")
     return rows
@@ -297,7 +299,7 @@ def write_page(folder: Path, plans: list[Plan], history: list[dict[str, float]],
     details = read_json(folder / ENVIRONMENT)
     if not isinstance(details, dict) or not details.keys() >= {"gpu", "cores"}:
         raise FileError(f"'{folder / ENVIRONMENT}' is damaged: it names no machine.")
-    config_text = (folder / CONFIG).read_text(encoding="utf-8")
+    config_text = read_text(folder / CONFIG)
     evolution = load_evolution(folder / EVOLUTION) if "layer_similarity" in history[-1] else None
     write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text, evolution))
     return folder / PAGE
