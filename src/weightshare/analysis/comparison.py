@@ -223,7 +223,7 @@ def comparison_picture(compared: Comparison) -> "Figure | None":
     for axis in axes:
         cells *= len(axis.values)
     if len(axes) in (2, 3) and cells == len(found) and max(len(axis.values) for axis in axes[:2]) <= MOST_CELLS:
-        held = {repr(list(one.values[axis.name] for axis in axes)): one for one in found}
+        held = {repr([one.values[axis.name] for axis in axes]): one for one in found}
         third = axes[2] if len(axes) == 3 else Axis("", [None])
 
         def table(key: str, last: Any) -> list[list[float | None]]:

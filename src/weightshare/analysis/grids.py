@@ -182,7 +182,13 @@ def draw_many(
     axes.grid(color=INK, alpha=0.25, lw=0.6)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
-        handles[::-1], labels[::-1], frameon=False, labelcolor=INK, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+        handles[::-1],
+        labels[::-1],
+        frameon=False,
+        labelcolor=INK,
+        fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
     )
     quiet(axes)
     return figure

@@ -277,7 +277,8 @@ def sweep(
     retry: Annotated[bool, typer.Option("--retry", help="Try runs again that failed before.")] = False,
 ) -> None:
     """Train with many settings side by side on Ray, and write a page that compares them."""
-    from weightshare.training.sweep import PAGE, SweepConfig, sweep as run_sweep
+    from weightshare.training.sweep import PAGE, SweepConfig
+    from weightshare.training.sweep import sweep as run_sweep
     from weightshare.training.workplace import Stopped
 
     settings = read_yaml(config)
@@ -294,7 +295,9 @@ def sweep(
     print(f"Page: {Path(given.out) / PAGE}")
     bad = [one for one in found if one.status in ("failed", "unfinished")]
     if bad:
-        print(f"{len(bad)} of {len(found)} runs failed; the page says why. Try them again with --retry.", file=sys.stderr)
+        print(
+            f"{len(bad)} of {len(found)} runs failed: see the page. Try them again with --retry.", file=sys.stderr
+        )
         sys.exit(1)
 
 

@@ -92,7 +92,9 @@ def rewrite_page(folder: str | Path) -> Path:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise TrainingError(f"'{folder}' is no sweep: it has no {CONFIG}. Make one with: weightshare sweep FILE --out ...")
+        raise TrainingError(
+            f"'{folder}' is no sweep: it has no {CONFIG}. Make one with: weightshare sweep FILE --out FOLDER"
+        )
     config = replace(read_sweep(path), out=str(folder))
     page = _Page(config, planned(config), lambda _: None)
     page.write()

@@ -285,10 +285,7 @@ def _put(settings: Any, key: str, value: Any) -> None:
     *path, last = key.split(".")
     here = settings
     for part in path:
-        if isinstance(here, dict):
-            here = here.setdefault(part, {})
-        else:
-            here = here[_position(here, part, key)]
+        here = here.setdefault(part, {}) if isinstance(here, dict) else here[_position(here, part, key)]
     if isinstance(here, dict):
         here[last] = value
     else:
