@@ -181,14 +181,7 @@ def draw_many(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=INK, alpha=0.25, lw=0.6)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1],
-        labels[::-1],
-        frameon=False,
-        labelcolor=INK,
-        fontsize=8,
-        loc="center left",
-        bbox_to_anchor=(1, 0.5),
-    )
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    axes.legend(handles[::-1], labels[::-1], frameon=False, labelcolor=INK, fontsize=8, **beside)
     quiet(axes)
     return figure

@@ -295,9 +295,7 @@ def sweep(
     print(f"Page: {Path(given.out) / PAGE}")
     bad = [one for one in found if one.status in ("failed", "unfinished")]
     if bad:
-        print(
-            f"{len(bad)} of {len(found)} runs failed: see the page. Try them again with --retry.", file=sys.stderr
-        )
+        print(f"{len(bad)} of {len(found)} runs failed: see the page. Try them again with --retry.", file=sys.stderr)
         sys.exit(1)
 
 

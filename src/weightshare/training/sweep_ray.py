@@ -223,8 +223,8 @@ def _refuse_unready(out: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
             if not node["Alive"]:
                 continue
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(num_cpus=0, scheduling_strategy=strategy)(seen)
-            there, shared = ray.get(task.remote(str(token)))
+            task: Any = ray.remote(seen)
+            there, shared = ray.get(task.options(num_cpus=0, scheduling_strategy=strategy).remote(str(token)))
             name = node["NodeManagerHostname"]
             if there != version:
                 has = "no weightshare" if there is None else f"weightshare {there}"

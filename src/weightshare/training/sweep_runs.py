@@ -63,11 +63,11 @@ def look(planned: Planned) -> Found:
     """
     folder = planned.folder
     events = [row["event"] for row in read_attempts(folder)]
-    counts = {"attempts": events.count("started"), "finishes": events.count("finished")}
+    attempts, finishes = events.count("started"), events.count("finished")
     if (folder / FAILED).is_file():
         said = read_json(folder / FAILED)
         error = said.get("error") if isinstance(said, dict) else None
-        return Found(planned, "failed", _rows(folder), error=str(error), **counts)
+        return Found(planned, "failed", _rows(folder), {}, str(error), attempts, finishes)
     try:
         config = planned.config
     except SharingError as error:
@@ -75,9 +75,9 @@ def look(planned: Planned) -> Found:
     summary = finished(folder, config)
     if summary is not None:
         status: Status = "stopped early" if summary.get("stopped_early") else "finished"
-        return Found(planned, status, read_history(folder), summary, **counts)
+        return Found(planned, status, read_history(folder), summary, "", attempts, finishes)
     rows = _rows(folder)
-    return Found(planned, "unfinished" if rows or counts["attempts"] else "waiting", rows, **counts)
+    return Found(planned, "unfinished" if rows or attempts else "waiting", rows, {}, "", attempts, finishes)
 
 
 def carry_out(planned: Planned, on_epoch: Callable[[History], bool] | None = None) -> Found:
