@@ -14,6 +14,7 @@ report.html             the page to look at
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 import json
 import math
@@ -28,7 +29,7 @@ from weightshare.analysis.page import run_page
 from weightshare.analysis.report import report
 from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
-from weightshare.files.checkpoint import load, save
+from weightshare.files.checkpoint import load, owners, save
 from weightshare.files.evolution import load_evolution
 from weightshare.files.opening import parse_json, read_text
 from weightshare.models.by_name import build
@@ -41,6 +42,7 @@ from weightshare.training.loop import History, evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.snapshot import OF_PROCESSES, differences
 from weightshare.training.workplace import at_work
+from weightshare.values.shards import replaced
 from weightshare.verbs import fold, plan
 
 if TYPE_CHECKING:
@@ -125,15 +127,24 @@ def _together(
     minutes, board = config.checkpoint_minutes, config.tensorboard
     identity = {"config": {key: value for key, value in _decisive(config).items() if key not in ("train", "seed")}}
     teacher = _teacher(config, data)
+    twin = deepcopy(model) if config.strategy == "fsdp2" else None
     history = fit(
         *(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher, on_epoch)
     )
     seconds = time.perf_counter() - before
-    model.cpu()
+    model = model.cpu() if twin is None else _gathered(model, twin)
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
     if torch.distributed.is_initialized():
         fabric.barrier()  # nobody leaves before the first process has written everything
     return summary
+
+
+def _gathered(model: nn.Module, twin: nn.Module) -> nn.Module:
+    """The numbers of a sharded model in one from before it was sharded; every process calls it."""
+    with torch.no_grad():
+        for held, tensor in zip(owners(twin)[0].values(), owners(model)[0].values(), strict=True):
+            held.copy_(replaced(tensor))
+    return twin
 
 
 def _finish(

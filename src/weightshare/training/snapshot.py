@@ -23,6 +23,7 @@ from weightshare.hooks import Handle
 from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.regularise import Regularise
 from weightshare.training.share import Share
+from weightshare.values.shards import is_spread, replaced, spread_like
 
 KIND = "training"
 ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
@@ -64,8 +65,11 @@ def write_snapshot(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     generators: Sequence[Mapping[str, Tensor]],
+    writes: bool = True,
 ) -> None:
     """Write the state of a training run in one step.
+
+    What is spread over processes is gathered, so that the file is the same for any number of them; all call this then.
 
     Args:
         path: The file; the one before is replaced once this one is whole.
@@ -73,6 +77,7 @@ def write_snapshot(
         optimizer: Its state and groups.
         progress: How far the run is; JSON-able.
         generators: For each process the states of its random generators, by device; see `generators`.
+        writes: Whether this process is the one that writes; the others give their parts.
 
     Raises:
         FileError: If the disk refuses; the file before is then unchanged.
@@ -87,10 +92,23 @@ def write_snapshot(
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
+    tensors = _whole(tensors, writes)
+    if not writes:
+        return
     for rank, of_rank in enumerate(generators):
         tensors |= {f"rng.{rank}.{device}": value for device, value in of_rank.items()}
     content = {"kind": KIND, "groups": state["param_groups"], "numbers": numbers, "progress": asdict(progress)}
     archive.write(path, tensors, {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()}, content)
+
+
+def _whole(tensors: dict[str, Tensor], kept: bool) -> dict[str, Tensor]:
+    """All of each tensor, for the process that keeps them; one by one, since together they may not fit."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        whole = replaced(tensor)
+        if kept:
+            gathered[name] = whole.cpu()
+    return gathered
 
 
 def read_snapshot(
@@ -146,7 +164,10 @@ def read_snapshot(
         scaler.load_state_dict(progress.scaler)
     with torch.no_grad():
         for tensor, value in values:
-            tensor.copy_(value)
+            if is_spread(tensor):
+                replaced(tensor, value)
+            else:
+                tensor.copy_(value)
     return progress
 
 
@@ -287,15 +308,20 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
             real = value.is_floating_point() or (value.is_complex() and parameters[int(index)].is_complex())
             if int(index) < 0 or value.shape not in shapes or not real:
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
-            # As the parameter lies in memory (channels last, say): fused optimizers go through both side by side.
-            laid = torch.empty_like(parameters[int(index)], dtype=value.dtype, device="cpu") if value.dim() else None
-            state.setdefault(int(index), {})[key] = value if laid is None else laid.copy_(value)
+            state.setdefault(int(index), {})[key] = _laid(value, parameters[int(index)]) if value.dim() else value
     for index, entries in held.content["numbers"].items():
         state.setdefault(int(index), {}).update(entries)
     for index, entries in state.items():
         if not 0 <= index < len(parameters) or set(entries) != keys:
             raise FileError(f"the optimizer's state of parameter {index} has {sorted(entries)}, need {sorted(keys)}.")
     return {"state": state, "param_groups": loaded}
+
+
+def _laid(value: Tensor, parameter: Tensor) -> Tensor:
+    """As the parameter lies in memory (channels last, say), which fused optimizers go through, and over processes."""
+    if is_spread(parameter):
+        return spread_like(value, parameter)
+    return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
 def _like(name: str, value: Any, own: Any) -> Any:

@@ -12,6 +12,19 @@ from torch import Tensor
 from weightshare.errors import SpecError
 
 
+def is_spread(parameter: Tensor) -> bool:
+    """Whether a parameter is spread over processes."""
+    return _spread(parameter) is not None
+
+
+def spread_like(whole: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor that every process holds, spread over them as a parameter is; nothing is sent."""
+    from torch.distributed.tensor import distribute_tensor
+
+    spread = _spread(parameter)
+    return distribute_tensor(whole, spread.device_mesh, spread.placements, src_data_rank=None)
+
+
 def expect_one_cut(path: str, parameter: Tensor) -> None:
     """Refuse a parameter that is cut along two dimensions of its mesh, or holds partial sums."""
     placements = () if (spread := _spread(parameter)) is None else spread.placements
