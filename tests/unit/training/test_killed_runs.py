@@ -26,7 +26,7 @@ def check(harness: subprocess.Popen[str], seconds: float) -> list[str]:
     signals = []
     for line in out.splitlines():
         told = json.loads(line)
-        (_, _), (_, _), *ended = told["runs"]
+        _, *ended = told["runs"]
         assert len({digest for digest, _ in told["runs"]}) == 1, told
         assert len(ended) == len(told["signals"])
         assert all(times >= 1 for _, times in ended)
@@ -35,7 +35,7 @@ def check(harness: subprocess.Popen[str], seconds: float) -> list[str]:
 
 
 def test_killed_runs_end_with_equal_weights(tmp_path: Path) -> None:
-    harness = started(tmp_path, 0, 3, 1, "similarity", "proximal")
+    harness = started(tmp_path, 0, 3, 1, "similarity")
     assert sorted(check(harness, 300)) == ["SIGKILL"] * 3 + ["SIGTERM"]
 
 
