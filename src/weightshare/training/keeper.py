@@ -16,9 +16,9 @@ from weightshare.errors import SharingWarning, TrainingError
 from weightshare.files.atomic import write_text
 from weightshare.files.evolution import save_evolution
 from weightshare.hooks import Handle
+from weightshare.surgery.shards import local_part
 from weightshare.training.snapshot import PROCESSES, Progress, generators, read_snapshot, write_snapshot
 from weightshare.training.workplace import Stop, Stopped
-from weightshare.values.shards import local_part
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from weightshare.depth.lsm import layer_similarity, mean_similarity, mixtures
 from weightshare.hooks import Handle
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
+from weightshare.surgery.shards import is_unit, settle_
 from weightshare.training.snapshot import NOISE, SHARED, SIMILARITY
 from weightshare.values.baselines import Baseline
 from weightshare.values.proximal import ProximalHandle
@@ -57,13 +59,11 @@ def _alike(model: nn.Module) -> dict[str, float]:
 @contextmanager
 def _unsharded(model: nn.Module) -> Iterator[None]:
     """Have the whole parameters of a sharded model in their places, for what is decoded from them."""
-    from torch.distributed.fsdp import FSDPModule
-
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for unit in units:
-        unit.unshard()
+    for module in model.modules():
+        if is_unit(module):
+            unit: Any = module
+            unit.unshard()
     try:
         yield
     finally:
-        for unit in units:
-            unit.reshard()
+        settle_(model)

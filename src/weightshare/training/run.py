@@ -34,6 +34,7 @@ from weightshare.files.evolution import load_evolution
 from weightshare.files.opening import parse_json, read_text
 from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
+from weightshare.surgery.shards import whole
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
@@ -42,7 +43,6 @@ from weightshare.training.loop import History, evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.snapshot import OF_PROCESSES, differences
 from weightshare.training.workplace import at_work
-from weightshare.values.shards import replaced
 from weightshare.verbs import fold, plan
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _gathered(model: nn.Module, twin: nn.Module) -> nn.Module:
     """The numbers of a sharded model in one from before it was sharded; every process calls it."""
     with torch.no_grad():
         for held, tensor in zip(owners(twin)[0].values(), owners(model)[0].values(), strict=True):
-            held.copy_(replaced(tensor))
+            held.copy_(whole(tensor))
     return twin
 
 

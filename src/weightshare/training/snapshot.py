@@ -20,10 +20,10 @@ from weightshare.errors import FileError, SpecError, TrainingError
 from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 from weightshare.hooks import Handle
+from weightshare.surgery.shards import is_spread, keep_part_, placed_like, whole
 from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.regularise import Regularise
 from weightshare.training.share import Share
-from weightshare.values.shards import is_spread, replaced, spread_like
 
 KIND = "training"
 ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds", "images_per_second")
@@ -105,9 +105,9 @@ def _whole(tensors: dict[str, Tensor], kept: bool) -> dict[str, Tensor]:
     """All of each tensor, for the process that keeps them; one by one, since together they may not fit."""
     gathered = {}
     for name, tensor in tensors.items():
-        whole = replaced(tensor)
+        all_of_it = whole(tensor)
         if kept:
-            gathered[name] = whole.cpu()
+            gathered[name] = all_of_it.cpu()
     return gathered
 
 
@@ -165,7 +165,7 @@ def read_snapshot(
     with torch.no_grad():
         for tensor, value in values:
             if is_spread(tensor):
-                replaced(tensor, value)
+                keep_part_(tensor, value)
             else:
                 tensor.copy_(value)
     return progress
@@ -320,7 +320,7 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
 def _laid(value: Tensor, parameter: Tensor) -> Tensor:
     """As the parameter lies in memory (channels last, say), which fused optimizers go through, and over processes."""
     if is_spread(parameter):
-        return spread_like(value, parameter)
+        return placed_like(parameter, value)
     return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
