@@ -175,7 +175,7 @@ def _is_row(recipe: object) -> bool:
     return isinstance(recipe, dict) and recipe.get("rule") == ROW
 
 
-def _content(path: Path, text: str) -> dict[str, Any]:
+def _content(path: str | Path, text: str) -> dict[str, Any]:
     try:
         content = parse_json(text)
     except ValueError as error:
