@@ -1,17 +1,19 @@
 """A sweep on Ray itself: what it trains is what `weightshare train` trains, and whatever is killed goes on."""
 
 from dataclasses import replace
+import json
 import os
 from pathlib import Path
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from tests.support import ROOT
 from weightshare.files.checkpoint import tensors
 from weightshare.training.run import MODEL, run
-from weightshare.training.sweep import SweepConfig
+from weightshare.training.sweep import SweepConfig, read_sweep
 from weightshare.training.sweep_plan import planned
 from weightshare.training.sweep_runs import look
 
@@ -68,3 +70,26 @@ def test_runs_on_ray_are_those_of_one_process_and_one_that_fails_stops_no_other(
     alone = replace(found[2].planned.config, out=str(tmp_path / "alone"))
     run(alone)
     assert same_weights(tmp_path / "alone", found[2].planned.folder)
+
+
+@pytest.mark.slow
+def test_twelve_runs_killed_three_times_are_all_finished_exactly_once(tmp_path):
+    """The sweep of the docs: strength × rewinding on the digits torus. Some minutes."""
+    file, out = ROOT / "examples" / "torus_sweep.yaml", tmp_path / "torus"
+    command = [sys.executable, str(Path(__file__).with_name("killing_sweep.py")), str(file), str(out), "3", "0"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=3000, check=False)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    told = json.loads(done.stdout)
+    assert told["code"] == 0
+    assert [kind for kind, _, _ in told["killed"]] == ["all", "driver", "worker", "worker"]
+    assert [(status, finishes) for status, _, finishes in told["runs"].values()] == [("finished", 1)] * 12
+    runs = planned(replace(read_sweep(file), out=str(out)))
+    often = max(runs, key=lambda one: told["runs"][one.name][1])  # it was killed, and went on
+    assert told["runs"][often.name][1] > 1
+    torch.set_num_threads(1)
+    run(replace(often.config, out=str(tmp_path / "whole")))
+    assert same_weights(tmp_path / "whole", often.folder)
+    page = (out / "index.html").read_text()
+    assert "12 of 12" in page
+    assert "Best test accuracy: strength=" in page
