@@ -262,8 +262,8 @@ def text_of(value: Any) -> str:
         text = ",".join(map(str, value))
     else:
         text = value if isinstance(value, str) else json.dumps(value)
-    safe = re.sub(r"[^\w.,+-]+", "-", text, flags=re.ASCII).strip("-")
-    return safe if safe == text else f"{safe}-{_digest(value)[:4]}".lstrip("-")
+    safe = re.sub(r"[^\w.,+-]+", "-", text, flags=re.ASCII)
+    return safe if safe == text else f"{safe.strip('-')}-{_digest(value)[:4]}".lstrip("-")
 
 
 def plain(value: Any) -> Any:

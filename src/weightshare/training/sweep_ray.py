@@ -50,8 +50,8 @@ def on_ray(sweep: SweepConfig, found: Sequence[Found], ended: Callable[[Planned]
     scratch = Path(sweep.out).absolute() / SCRATCH
     with ExitStack() as around:
         around.enter_context(_set(SETTINGS))
-        around.enter_context(_stopping())
         around.enter_context(_connected(sweep))
+        around.enter_context(_stopping())  # last: Ray sets handlers of its own, which end the process
         around.callback(shutil.rmtree, scratch, ignore_errors=True)
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -161,7 +161,7 @@ def _connected(sweep: SweepConfig) -> Iterator[None]:
     import ray
 
     logger = logging.getLogger("ray")
-    level, mine = logger.level, not ray.is_initialized()
+    level, mine, terminate = logger.level, not ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     if mine:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         if sweep.address is None:
@@ -183,6 +183,8 @@ def _connected(sweep: SweepConfig) -> Iterator[None]:
     finally:
         if mine:
             ray.shutdown()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)
         logger.setLevel(level)
 
 
@@ -207,7 +209,7 @@ def _refuse_unready(out: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
 
     token = out / f".{uuid.uuid4().hex}.tmp"
     token.touch()
-    version = environment()["packages"]["weightshare"]
+    version = environment()["packages"].get("weightshare")
 
     def seen(path: str) -> tuple[str | None, bool]:
         from importlib.metadata import PackageNotFoundError, version
@@ -243,7 +245,7 @@ class _Asked(KeyboardInterrupt):
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Stopped`, once Ray is shut down; Ray's own handlers would end the process."""
+    """Turn SIGINT and SIGTERM into `Stopped`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
