@@ -152,9 +152,8 @@ def fit(
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 if tutor and taught is not None:
                     loss = tutor.spec.labels * loss + taught
-                fabric.backward(
-                    loss * (len(seen) * fabric.world_size / (batch_size * copies))
-                )  # parts of a batch differ
+                part = len(seen) * fabric.world_size / (batch_size * copies)  # of several processes some see one more
+                fabric.backward(loss * part)
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 try:
