@@ -1,0 +1,177 @@
+"""Exports on digits: for each method what its files take, beside what its model stores, and what compilers make of it.
+
+Small networks that learn for a few steps are enough: sizes do not depend on how well they do. Each is exported shared,
+as it was trained, and folded; every ONNX file is run in onnxruntime and compared with the model.
+
+Source: none; the sizes are this library's own promise.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+import math
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from weightshare._table import render
+from weightshare.depth.fuse import mean, scalar_weighted, through
+from weightshare.depth.templates import Templates
+from weightshare.depth.tie import Tie
+from weightshare.depth.transform import LoRA
+from weightshare.files.atomic import read_json, write_json
+from weightshare.files.checkpoint import save
+from weightshare.files.export import to_onnx, to_torch_export
+from weightshare.models.convmixer import convmixer
+from weightshare.optimizer import param_groups
+from weightshare.space.lattice import Lattice
+from weightshare.space.local import LocallyConnected2d
+from weightshare.space.lowrank import LowRank
+from weightshare.space.sleep import Sleep
+from weightshare.sharing import Spec
+from weightshare.training.data import load_data
+from weightshare.training.environment import environment
+from weightshare.values.codebook import Codebook
+from weightshare.values.proximal import Proximal
+from weightshare.verbs import fold, share_
+
+STEPS = 20
+ROOM = 64 * 1024
+"""Bytes that a graph may take beside its tensors."""
+
+
+def mixer() -> nn.Module:
+    """Eight equal blocks, to share across depth."""
+    return convmixer(64, 8, 2, 3, classes=10, in_channels=1)
+
+
+def local() -> nn.Module:
+    """Two local layers, to share across positions."""
+    first = LocallyConnected2d(1, 16, 3, 8, padding=1)
+    second = LocallyConnected2d(16, 32, 3, 8, stride=2, padding=1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+
+
+def dense() -> nn.Module:
+    """Wide linear layers, to share across values."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
+
+
+@dataclass(frozen=True)
+class Method:
+    """A network, what it shares before training, and what drives it to share after every step."""
+
+    network: Callable[[], nn.Module]
+    spec: Spec | None = None
+    hook: Sleep | Proximal | None = None
+    where: str | None = None
+
+    def shared(self, seed: int = 0) -> nn.Module:
+        """The network, shared and not yet trained."""
+        torch.manual_seed(seed)
+        model = self.network()
+        if self.spec is not None:
+            share_(model, self.spec, self.where)
+        return model
+
+    def trained(self, images: Tensor, labels: Tensor, steps: int = STEPS) -> nn.Module:
+        """The same after some steps on one batch, in evaluation mode."""
+        model = self.shared().train()
+        optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.0), lr=3e-3)
+        handle = None if self.hook is None else self.hook.attach_(optimizer, model)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        if handle is not None:
+            handle.now()
+            handle.remove()
+        return model.eval()
+
+
+BLOCKS = "blocks.*"
+METHODS: dict[str, Method] = {
+    "unshared": Method(mixer),
+    "tie, mean": Method(mixer, Tie(rate=2, fuse=mean), where=BLOCKS),
+    "tie, LoRA of each layer": Method(mixer, Tie(rate=4, fuse=mean, own=LoRA(2)), where="blocks.*.pointwise"),
+    "tie, trained through": Method(mixer, Tie(rate=2, fuse=through(scalar_weighted)), where="blocks.*.pointwise"),
+    "templates": Method(mixer, Templates(3), where="blocks.*.pointwise"),
+    "lattice": Method(local, Lattice(period=4)),
+    "low rank": Method(local, LowRank(rank=3)),
+    "sleep": Method(local, hook=Sleep(every=5)),
+    "codebook": Method(dense, Codebook(clusters=16)),
+    "proximal": Method(dense, hook=Proximal(strength=0.05, rewind=0.5)),
+}
+"""One of each kind of sharing, and none for comparison."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model's files take, in bytes.
+
+    Args:
+        method: Of `METHODS`.
+        form: `shared` or `folded`.
+        stored: Tensors as the model stores them, few values packed.
+        safetensors: The file of `save`.
+        onnx: The file of `to_onnx`.
+        onnx_tensors: Its initializers.
+        program: The file of `to_torch_export`.
+        difference: Largest absolute difference of a logit in onnxruntime.
+    """
+
+    method: str
+    form: str
+    stored: int
+    safetensors: int
+    onnx: int
+    onnx_tensors: int
+    program: int
+    difference: float
+
+    @property
+    def as_small(self) -> bool:
+        """Whether the ONNX file is within 5 % and 64 KiB of what is stored."""
+        return 0.95 * self.stored <= self.onnx <= 1.05 * self.stored + ROOM
+
+
+def measure(
+    methods: Sequence[str] = tuple(METHODS),
+    steps: int = STEPS,
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> list[Row]:
+    """Train, fold and export.
+
+    Args:
+        methods: Names in `METHODS`.
+        steps: Of training.
+        within: Around every export.
+
+    Returns:
+        Two rows for each method, shared and folded; for those of values trained by a hook, and the unshared one, one.
+    """
+    data = load_data("digits")
+    images, labels = next(iter(data.train.batches(256)))
+    rows = []
+    for name in methods:
+        model = METHODS[name].trained(images, labels, steps)
+        forms = {"folded": fold(model, math.inf)}
+        if METHODS[name].spec is not None or METHODS[name].network is local:
+            forms = {"shared": model, **forms}
+        with tempfile.TemporaryDirectory() as folder:
+            for form, one in forms.items():
+                path = Path(folder) / form
+                size = save(one, path.with_suffix(".safetensors"))
+                with within():
+                    made = to_onnx(one, images[:8], path.with_suffix(".onnx"), dynamic_batch=True)
+                program = to_torch_export(one, images[:8], path.with_suffix(".pt2"), dynamic_batch=True)
+                assert made.difference is not None
+                numbers = (made.stored_bytes, size, made.file_bytes, made.tensor_bytes, program.file_bytes)
+                rows.append(Row(name, form, *numbers, made.difference))
+    return rows
