@@ -157,7 +157,7 @@ def measure(
         Two rows for each method, shared and folded; for those of values trained by a hook, and the unshared one, one.
     """
     data = load_data("digits")
-    images, labels = next(iter(data.train.batches(256)))
+    images, labels = next(iter(data.train.batches([torch.arange(256)])))
     rows = []
     for name in methods:
         model = METHODS[name].trained(images, labels, steps)
@@ -175,3 +175,103 @@ def measure(
                 numbers = (made.stored_bytes, size, made.file_bytes, made.tensor_bytes, program.file_bytes)
                 rows.append(Row(name, form, *numbers, made.difference))
     return rows
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """How often `torch.compile` traces a network, over what happens to one.
+
+    Args:
+        method: Of `METHODS`.
+        breaks: Graph breaks in its forward pass.
+        steps: Graphs after three steps of training, with the method's hook.
+        batches: After two further batch sizes.
+        evaluation: After evaluation, with and without gradients, at both sizes.
+        again: After another step of training.
+    """
+
+    method: str
+    breaks: int
+    steps: int
+    batches: int
+    evaluation: int
+    again: int
+
+
+def traced(name: str) -> Compiled:
+    """Count the graphs that a method's network is compiled into, whole (`fullgraph=True`), at each stage.
+
+    Args:
+        name: In `METHODS`.
+    """
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        graphs.append(module)
+        return module.forward
+
+    method = METHODS[name]
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6)
+    model = method.shared().train()
+    breaks = torch._dynamo.explain(model)(images).graph_break_count
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.0), lr=1e-3)
+    handle = None if method.hook is None else method.hook.attach_(optimizer, model)
+
+    def step(count: int) -> int:
+        optimizer.zero_grad()
+        cross_entropy(compiled(images[:count]), labels[:count]).backward()
+        optimizer.step()
+        return len(graphs)
+
+    def evaluate() -> int:
+        model.eval()
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                for count in (4, 6):
+                    compiled(images[:count])
+        model.train()
+        return len(graphs)
+
+    try:
+        found = [step(4), step(4), step(4)][-1], [step(5), step(6)][-1], evaluate(), step(4)
+    finally:
+        torch._dynamo.reset()
+        if handle is not None:
+            handle.remove()
+    return Compiled(name, breaks, *found)
+
+
+def size_table(rows: Sequence[Row]) -> str:
+    """Sizes as text."""
+    columns = ("method", "file of", "stored", "safetensors", "ONNX", "its tensors", "torch.export", "difference")
+    shown = [
+        (row.method, row.form, row.stored, row.safetensors, row.onnx, row.onnx_tensors, row.program, f"{row.difference:.0e}")
+        for row in rows
+    ]
+    return render(columns, shown, numbers=columns[2:])
+
+
+def compile_table(rows: Sequence[Compiled]) -> str:
+    """Counts of graphs as text."""
+    columns = ("method", "graph breaks", "3 steps", "+ 2 batch sizes", "+ evaluation", "+ a step")
+    shown = [(row.method, row.breaks, row.steps, row.batches, row.evaluation, row.again) for row in rows]
+    return render(columns, shown, numbers=columns[1:])
+
+
+def write(path: str | Path) -> None:
+    """Measure all, and keep it as JSON."""
+    rows, counts = measure(), [traced(name) for name in METHODS]
+    write_json(path, {**environment(), "sizes": list(map(asdict, rows)), "compiled": list(map(asdict, counts))})
+
+
+def read(path: str | Path) -> tuple[list[Row], list[Compiled]]:
+    """What `write` kept."""
+    found: Mapping[str, Any] = read_json(path)
+    return [Row(**row) for row in found["sizes"]], [Compiled(**row) for row in found["compiled"]]
+
+
+if __name__ == "__main__":
+    write(Path("results") / "export.json")
