@@ -8,7 +8,7 @@ What is written is run before it gets its name, and compared with the model: a f
 never left behind.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 import io
@@ -61,7 +61,9 @@ class Exported:
     runtime: str
 
     def __str__(self) -> str:
-        sizes = f"{self.file_bytes:,} bytes, {self.tensor_bytes:,} of them tensors; the model stores {self.stored_bytes:,}"
+        sizes = (
+            f"{self.file_bytes:,} bytes, {self.tensor_bytes:,} of them tensors; the model stores {self.stored_bytes:,}"
+        )
         ran = f"{self.runtime}: largest difference of an output {self.difference:.1e}"
         return f"{self.path}: {sizes}.\n{self.runtime if self.difference is None else ran}."
 
@@ -182,13 +184,13 @@ class _Source:
             # Torch takes a length of 1 for a constant, so such an example is doubled.
             arguments, keywords = pytree.tree_map_only(Tensor, _two_at_least, (arguments, keywords))
             batch = Dim("batch")
-            shapes = pytree.tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, (arguments, keywords))
+            shapes = pytree.tree_map(
+                lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, (arguments, keywords)
+            )
             shapes = shapes[1] if keywords else shapes[0]
         try:
             with _quiet(), torch.no_grad():
-                program = torch.export.export(
-                    self.model, arguments, keywords, dynamic_shapes=shapes, strict=False
-                )
+                program = torch.export.export(self.model, arguments, keywords, dynamic_shapes=shapes, strict=False)
                 if any(node.target in TABLE for node in program.graph.nodes):
                     program = program.run_decompositions(TABLE)
         except Exception as error:  # whatever torch or the network raises
@@ -292,9 +294,7 @@ def _checked(path: Path, source: _Source, tolerance: float) -> tuple[float | Non
 
 def _difference(found: Sequence[Any], source: _Source, tolerance: float, runtime: str) -> float:
     """The largest difference of an output, refused where it is too large."""
-    pairs = [
-        (got, wanted) for got, wanted in zip(found, source.outputs, strict=True) if isinstance(wanted, Tensor)
-    ]
+    pairs = [(got, wanted) for got, wanted in zip(found, source.outputs, strict=True) if isinstance(wanted, Tensor)]
     worst = 0.0
     for got, wanted in pairs:
         if got.shape != wanted.shape:

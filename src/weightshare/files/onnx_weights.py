@@ -93,7 +93,9 @@ class _Nodes:
 
         name = f"{self.name}.{suffix}"
         held = TorchTensor(tensor, name)
-        self.initializers.append(ir.Value(name=name, type=ir.TensorType(held.dtype), shape=held.shape, const_value=held))
+        self.initializers.append(
+            ir.Value(name=name, type=ir.TensorType(held.dtype), shape=held.shape, const_value=held)
+        )
         return self.initializers[-1]
 
     def constant(self, numbers: Sequence[int], dtype: torch.dtype = torch.int64) -> "ir.Value":
