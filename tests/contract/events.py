@@ -53,4 +53,4 @@ CHOSEN: dict[str, tuple[Event, tuple[str, ...]]] = {
     "export": (export_events.export, ("chain", "local_rows")),
     "onnx": (export_events.onnx, ("chain", "local_rows")),
 }
-"""Run on the modules named; behind the marker `slow` on all others."""
+"""Run on the first of the modules named that a spec is tried on; behind the marker `slow` on all others."""

@@ -30,7 +30,8 @@ def cells() -> Iterator[Cell]:
         for module in modules(spec):
             for event in (*EVENTS, *TOGETHER):
                 yield Cell(spec, module, event)
-            yield from (Cell(spec, module, event) for event, (_, chosen) in CHOSEN.items() if module in chosen)
+        for event, (_, preferred) in CHOSEN.items():
+            yield Cell(spec, _first_of(preferred, spec), event)
 
 
 def hook_cells() -> Iterator[Cell]:
@@ -47,9 +48,13 @@ def slow_cells() -> Iterator[Cell]:
         for event, (_, chosen) in SLOW.items():
             for module in (name for name in chosen if name in modules(spec)):
                 yield Cell(spec, module, event)
-        for event, (_, chosen) in CHOSEN.items():
-            for module in (name for name in modules(spec) if name not in chosen):
+        for event, (_, preferred) in CHOSEN.items():
+            for module in (name for name in modules(spec) if name != _first_of(preferred, spec)):
                 yield Cell(spec, module, event)
+
+
+def _first_of(preferred: tuple[str, ...], spec: str) -> str:
+    return next(name for name in preferred if name in modules(spec))
 
 
 def run(cell: Cell) -> Outcome:

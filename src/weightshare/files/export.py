@@ -257,6 +257,9 @@ def _write_graph(model: "ir.Model", source: _Source, path: Path) -> int:
 
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # stack traces, larger than a small network
+    outputs = set(map(id, model.graph.outputs))
+    for value in (value for node in model.graph for value in node.outputs if id(value) not in outputs):
+        value.shape = value.type = None  # runtimes infer them, and they take as much as the nodes
     for name, value in list(model.graph.initializers.items()):
         value.name = source.aliases.get(name, name)
     compact_(model.graph)
