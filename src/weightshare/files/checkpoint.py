@@ -20,6 +20,7 @@ from weightshare.files.compact import Coded, code
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
+from weightshare.files.folders import is_index, located, read_shards
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
@@ -120,7 +121,8 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     """Read any safetensors file as a state dict of dense tensors, aliases resolved.
 
     Args:
-        path: A file of ours (its checksum is verified) or of anyone else's.
+        path: A file of ours (its checksum is verified) or of anyone else's; an index of several (`*.index.json`), or a
+            folder with one of them, as transformers writes it.
         largest: Bytes that what the file stores in a shorter form may take when it is dense: a few bytes of a hostile
             file could ask for any memory. If `None`, a GiB, or 64 times the size of the file where that is more.
 
@@ -140,6 +142,9 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
         >>> sorted(state)
         ['bias', 'weight']
     """
+    path = located(path)
+    if is_index(path):
+        return read_shards(path)
     held = archive.read_any(path)
     for at, plan in _plans(str(path), held.content.get("plans", [])):
         made = (path for group in plan.groups if isinstance(group, Banked) for path in group.under(at).items)
