@@ -1,4 +1,4 @@
-"""The page on sweeps says what is so: its YAML is a sweep, its table is that of the results, its links lead somewhere."""
+"""The page on sweeps says what is so: its YAML is a sweep, its table that of the results, its links lead somewhere."""
 
 import json
 import re
@@ -29,7 +29,8 @@ def test_the_results_are_those_of_the_example_and_of_twelve_runs_that_finished_o
     runs = planned(read_sweep(ROOT / "examples" / "torus_sweep.yaml"))
     results = [Result.read(path) for path in sorted(RESULTS.glob("strength-*.json"))]
     assert len(runs) == len(results) == 12
-    held = {(r.config["train"]["regularise"][0]["strength"], r.config["train"]["regularise"][0]["rewind"]) for r in results}
+    entries = [result.config["train"]["regularise"][0] for result in results]
+    held = {(entry["strength"], entry["rewind"]) for entry in entries}
     assert held == {tuple(run.values.values()) for run in runs}
     killed = json.loads((RESULTS / "killed.json").read_text(encoding="utf-8"))
     assert {name: row[2] for name, row in killed["runs"].items()} == {run.name: 1 for run in runs}

@@ -1,10 +1,10 @@
-"""What came out of a sweep, as results that can be committed: one for each configuration, its picture and its answer."""
+"""What came out of a sweep, as results to be committed: one for each configuration, a picture and a table."""
 
 from pathlib import Path
 from typing import Any
 
 from weightshare._table import render
-from weightshare.analysis.comparison import SHARED, Comparison, Configuration, answer, comparison_picture
+from weightshare.analysis.comparison import SHARED, Configuration, answer, comparison_picture
 from weightshare.errors import TrainingError
 from weightshare.experiments.results import Result, save_png
 from weightshare.files.atomic import read_json, write_text
