@@ -289,9 +289,9 @@ def sweep(
     given = strict(SweepConfig, settings)
     try:
         found = run_sweep(given, retry=retry)
-    except Stopped as stop:
-        print(f"{stop} Go on with the same command.", file=sys.stderr)
-        sys.exit(stop.status)
+    except (KeyboardInterrupt, Stopped) as stop:
+        print(f"{str(stop) or 'Stopped.'} Go on with the same command.", file=sys.stderr)
+        sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     print(f"Page: {Path(given.out) / PAGE}")
     bad = [one for one in found if one.status in ("failed", "unfinished")]
     if bad:
