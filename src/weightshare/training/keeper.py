@@ -78,7 +78,7 @@ class Keeper:
         due = self.path is not None and (stop.signal is not None or time.monotonic() - self.kept >= self.seconds)
         if self.fabric.world_size == 1 or self.path is None:
             return due
-        return step % AGREE_EVERY == 0 and self._any(due)
+        return step % AGREE_EVERY == 0 and self.any(due)
 
     def keep(self, at: Progress) -> None:
         """Write the state, then what is read from it: the metrics, and how layers became alike."""
@@ -96,7 +96,7 @@ class Keeper:
 
     def leave_if_asked(self, stop: Stop, where: str) -> None:
         """Raise if this process, or one that works with it, was asked to stop; the state is kept already."""
-        if self.path is None or not self._any(stop.signal is not None):
+        if self.path is None or not self.any(stop.signal is not None):
             return
         said = f"Stopped {where}; the state is in '{self.path}'."
         if stop.signal is stop.INTERRUPT:
@@ -120,7 +120,7 @@ class Keeper:
             "on the test images": test_loss,
         }
         bad = [f"{value} {where}" for where, value in seen.items() if not math.isfinite(value)]
-        if not (bad if alone else self._any(bool(bad))):
+        if not (bad if alone else self.any(bool(bad))):
             return
         kept = "Nothing was kept"
         if self.path is not None and self.path.exists():
@@ -130,7 +130,8 @@ class Keeper:
             f"{kept}. Lower train.lr (now {lr})."
         )
 
-    def _any(self, here: bool) -> bool:
+    def any(self, here: bool) -> bool:
+        """Whether it is so in this process or in one that works with it; all of them have to ask."""
         if self.fabric.world_size == 1:
             return here
         votes = self.fabric.all_reduce(torch.tensor(float(here), device=self.fabric.device), reduce_op="sum")

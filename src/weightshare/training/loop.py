@@ -1,6 +1,6 @@
 """One loop that trains a classifier, on Lightning Fabric: read it once and you know what every run here does."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 import hashlib
@@ -50,6 +50,7 @@ def fit(
     tensorboard: bool = False,
     identity: Mapping[str, Any] | None = None,
     teacher: nn.Module | None = None,
+    on_epoch: Callable[[History], bool] | None = None,
 ) -> History:
     """Train a classifier in place, evaluate it after every epoch, and keep what is needed to go on after a stop.
 
@@ -72,6 +73,9 @@ def fit(
         identity: What else a checkpoint has to agree in to be resumed from, as JSON-able values.
         teacher: The network that `recipe.distil` learns from, with its numbers in it; `run` reads it from the file. It
             is put into evaluation mode and on the device, stays as it is, and is not kept in checkpoints.
+        on_epoch: Called between two epochs, by the first process, with all rows so far, also those of before a stop;
+            if it says true the training ends there, without what the last epoch does besides (the exact map of
+            `Proximal`).
 
     Returns:
         One row for each epoch: `epoch`, `lr`, `train_loss` (with what a teacher adds), `train_accuracy`, `test_loss`,
@@ -131,6 +135,8 @@ def fit(
         advance = around.enter_context(progress(label, recipe.epochs * steps, done, fabric.is_global_zero))
 
         for epoch in range(len(at.history), recipe.epochs):
+            if epoch and on_epoch is not None and keeper.any(fabric.is_global_zero and on_epoch(at.history)):
+                break
             started = time.perf_counter() - at.seconds
             model.train()
             sums = torch.tensor(at.sums, device=fabric.device) * fabric.is_global_zero  # those of all processes
@@ -146,9 +152,8 @@ def fit(
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 if tutor and taught is not None:
                     loss = tutor.spec.labels * loss + taught
-                fabric.backward(
-                    loss * (len(seen) * fabric.world_size / (batch_size * copies))
-                )  # parts of a batch differ
+                part = len(seen) * fabric.world_size / (batch_size * copies)  # of several processes some see one more
+                fabric.backward(loss * part)
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 try:

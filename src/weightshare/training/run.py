@@ -31,6 +31,7 @@ from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.files.checkpoint import load, owners, save
 from weightshare.files.evolution import load_evolution
+from weightshare.files.opening import parse_json, read_text
 from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
 from weightshare.surgery.shards import whole
@@ -38,7 +39,7 @@ from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
 from weightshare.training.launch import launched, together
-from weightshare.training.loop import evaluate, fit
+from weightshare.training.loop import History, evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.snapshot import OF_PROCESSES, differences
 from weightshare.training.workplace import at_work
@@ -59,13 +60,19 @@ def _silent(text: str) -> None:
     """Nobody listens."""
 
 
-def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "training") -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    echo: Callable[[str], None] = _silent,
+    label: str = "training",
+    on_epoch: Callable[[History], bool] | None = None,
+) -> dict[str, Any]:
     """Build, share, train, fold, save and report, as a configuration says; a run that was stopped goes on.
 
     Args:
         config: What to do.
         echo: Gets the plans and the report as text.
         label: What the progress bar says.
+        on_epoch: May end the training between two epochs; see `fit`. The summary then says `stopped_early`.
 
     Returns:
         What `summary.json` holds. A run that is finished already is read, not repeated.
@@ -74,27 +81,35 @@ def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "
         SharingError: If anything in the configuration does not fit, or the directory holds another run.
     """
     folder = Path(config.out)
-    finished = _finished(folder, config)
-    if finished is not None:
+    done = finished(folder, config)
+    if done is not None:
         echo(f"'{folder}' is finished already: nothing to do.")
-        return finished
+        return done
     with at_work(folder):
         try:
-            return _work(config, echo, label)
+            return _work(config, echo, label, on_epoch)
         finally:
             if torch.distributed.is_initialized():  # else its threads outlive the interpreter, which aborts
                 torch.distributed.destroy_process_group()
 
 
-def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[str, Any]:
+def _work(
+    config: RunConfig, echo: Callable[[str], None], label: str, on_epoch: Callable[[History], bool] | None
+) -> dict[str, Any]:
     folder = Path(config.out)
     fabric = launched(config)
     hint = f"Go on with: weightshare train --out {folder}, or let torchrun --max-restarts do so."
     with together(fabric, hint):
-        return _together(config, fabric, echo, label)
+        return _together(config, fabric, echo, label, on_epoch)
 
 
-def _together(config: RunConfig, fabric: "Fabric", echo: Callable[[str], None], label: str) -> dict[str, Any]:
+def _together(
+    config: RunConfig,
+    fabric: "Fabric",
+    echo: Callable[[str], None],
+    label: str,
+    on_epoch: Callable[[History], bool] | None,
+) -> dict[str, Any]:
     folder = Path(config.out)
     if not fabric.is_global_zero:
         echo = _silent
@@ -113,7 +128,9 @@ def _together(config: RunConfig, fabric: "Fabric", echo: Callable[[str], None], 
     identity = {"config": {key: value for key, value in _decisive(config).items() if key not in ("train", "seed")}}
     teacher = _teacher(config, data)
     twin = deepcopy(model) if config.strategy == "fsdp2" else None
-    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher)
+    history = fit(
+        *(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher, on_epoch)
+    )
     seconds = time.perf_counter() - before
     model = model.cpu() if twin is None else _gathered(model, twin)
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
@@ -146,6 +163,8 @@ def _finish(
     numbers = report(model, data.example)
     summary = {
         "config": asdict(config),
+        "epochs": len(history),
+        "stopped_early": len(history) < config.train.epochs,
         "model": numbers.model,
         "stored_before": plans[0].stored_before if plans else numbers.stored,
         "stored": numbers.stored,
@@ -217,6 +236,26 @@ def read_config(folder: str | Path) -> RunConfig:
     return strict(RunConfig, read_yaml(path))
 
 
+def finished(folder: str | Path, config: RunConfig) -> dict[str, Any] | None:
+    """What `summary.json` holds of a finished run of this very configuration, or `None` if there is none yet.
+
+    Raises:
+        TrainingError: If the directory holds another run.
+        SharingError: If its files are damaged.
+    """
+    folder = Path(folder)
+    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
+        differs = differences(_decisive(read_config(folder)), _decisive(config))
+        if differs:
+            raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
+    if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
+        return None
+    summary = read_json(folder / SUMMARY)
+    if not isinstance(summary, dict) or not summary.keys() >= {"accuracy", "stored", "stored_before", "config"}:
+        raise FileError(f"'{folder / SUMMARY}' is damaged. Delete it, and train again: what is done is not repeated.")
+    return summary
+
+
 def trained(folder: str | Path) -> tuple[nn.Module, Data]:
     """The trained model of a finished run, shared as it was, and its data.
 
@@ -242,7 +281,7 @@ def rewrite_page(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     config = read_config(folder)
-    summary = _finished(folder, config)
+    summary = finished(folder, config)
     if summary is None:
         raise TrainingError(f"The run '{folder}' is not finished: there is nothing to report yet.")
     model, _ = trained(folder)  # its plans are under the file's checksum
@@ -256,10 +295,11 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
         FileError: If the file is missing or damaged.
     """
     path = Path(folder) / METRICS
+    text = read_text(path)
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise FileError(f"Cannot read '{path}': {error}. It is missing or damaged.") from error
+        rows = [parse_json(line) for line in text.splitlines()]
+    except ValueError as error:
+        raise FileError(f"Cannot read '{path}': {error}. It is damaged.") from error
     if not rows or not all(isinstance(row, dict) and "test_accuracy" in row for row in rows):
         raise FileError(f"'{path}' is damaged: need one object with test_accuracy for each epoch.")
     return rows
@@ -270,7 +310,7 @@ def write_page(folder: Path, plans: list[Plan], history: list[dict[str, float]],
     details = read_json(folder / ENVIRONMENT)
     if not isinstance(details, dict) or not details.keys() >= {"gpu", "cores"}:
         raise FileError(f"'{folder / ENVIRONMENT}' is damaged: it names no machine.")
-    config_text = (folder / CONFIG).read_text(encoding="utf-8")
+    config_text = read_text(folder / CONFIG)
     evolution = load_evolution(folder / EVOLUTION) if "layer_similarity" in history[-1] else None
     write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text, evolution))
     return folder / PAGE
@@ -311,17 +351,3 @@ def _teacher(config: RunConfig, data: Data) -> nn.Module | None:
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run cannot go on with another value of."""
     return {key: value for key, value in asdict(config).items() if key not in ANYWHERE}
-
-
-def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a finished run of this very configuration, or `None` if there is none yet."""
-    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
-        differs = differences(_decisive(read_config(folder)), _decisive(config))
-        if differs:
-            raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
-    if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
-        return None
-    summary = read_json(folder / SUMMARY)
-    if not isinstance(summary, dict) or not summary.keys() >= {"accuracy", "stored", "stored_before", "config"}:
-        raise FileError(f"'{folder / SUMMARY}' is damaged. Delete it, and train again: what is done is not repeated.")
-    return summary

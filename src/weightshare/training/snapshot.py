@@ -11,6 +11,7 @@ from inspect import signature
 from itertools import product
 import math
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -228,7 +229,7 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
         more = product(((), SHARED), ((), NOISE), ((), SIMILARITY))
         known = [{*ROW, *shared, *noise, *alike} for shared, noise, alike in more]
         if set(row) not in known or not all(_finite(value) for value in row.values()):
-            raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
+            raise FileError(f"a row of its history is {short(row)}, need numbers for {', '.join(ROW)}.")
     counts = [row["epoch"] for row in progress.history]
     whole = type(progress.step) is int and 0 <= progress.step < run["steps"]
     in_order = counts == list(range(1, len(counts) + 1)) and len(counts) <= run["recipe"]["epochs"]
@@ -305,7 +306,8 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             shapes = (parameters[int(index)].shape, torch.Size())
-            if int(index) < 0 or value.shape not in shapes or not value.is_floating_point():
+            real = value.is_floating_point() or (value.is_complex() and parameters[int(index)].is_complex())
+            if int(index) < 0 or value.shape not in shapes or not real:
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
             state.setdefault(int(index), {})[key] = _laid(value, parameters[int(index)]) if value.dim() else value
     for index, entries in held.content["numbers"].items():
@@ -327,18 +329,18 @@ def _like(name: str, value: Any, own: Any) -> Any:
     """A value as the optimizer or the scaler has it itself: the same keys and kinds; JSON knows no tuples."""
     if isinstance(own, dict):
         if not isinstance(value, dict) or set(value) != set(own):
-            raise FileError(f"{name} is {value!r}, need the keys {', '.join(own)}.")
+            raise FileError(f"{name} is {short(value)}, need the keys {', '.join(own)}.")
         return {key: _like(f"{key} of {name}", value[key], own[key]) for key in own}
     if isinstance(own, list | tuple):
         if not isinstance(value, list) or len(value) != len(own):
-            raise FileError(f"{name} is {value!r}, need {len(own)} values.")
+            raise FileError(f"{name} is {short(value)}, need {len(own)} values.")
         return type(own)(_like(name, one, other) for one, other in zip(value, own, strict=True))
     if isinstance(own, bool | str | None):
         if type(value) is not type(own) or value != own:
-            raise FileError(f"{name} is {value!r}, here it is {own!r}.")
+            raise FileError(f"{name} is {short(value)}, here it is {own!r}.")
         return own
     if not _finite(value):
-        raise FileError(f"{name} is {value!r}, need a finite number.")
+        raise FileError(f"{name} is {short(value)}, need a finite number.")
     return type(own)(value)
 
 
