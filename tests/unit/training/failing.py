@@ -1,7 +1,7 @@
 """Let one of two processes fail: `python -m tests.unit.training.failing FOLDER STRATEGY SCENARIO...`.
 
 From one warm process a pair is forked for each scenario, in which the second one fails in its 26th step, when a state
-from the 24th is there; then the run goes on with one process, and a copy of it with three. Prints one JSON line each.
+from the 24th, the tenth of its epoch, is there; then the run goes on with one process, and a copy of it with three. Prints one JSON line each.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ CONFIG = RunConfig(
     device="cpu",
     checkpoint_minutes=0.0,
 )
-FAILING_STEP, PATIENCE = 26, 4.0  # seconds
+FAILING_STEP, TERMINATED_STEP, PATIENCE = 26, 16, 4.0  # seconds
 
 Failure = Callable[[nn.Module], None]
 
@@ -58,23 +58,30 @@ def silent(model: nn.Module) -> None:
     time.sleep(60)
 
 
+def terminated(model: nn.Module) -> None:
+    """As a scheduler does it: what is asked is torchrun, which asks its workers."""
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
 SCENARIOS: dict[str, Failure | None] = {"whole": None, "killed": killed, "nan": spoilt, "silent": silent, "data": None}
+SCENARIOS |= {"terminated": terminated}
 
 
 def fail(scenario: str) -> None:
     """Make this process fail in its so-manieth step."""
     failure, seen = SCENARIOS[scenario], []
+    last = TERMINATED_STEP if scenario == "terminated" else FAILING_STEP
     forward, batches = ConvMixer.forward, InMemory.batches
 
     def counted(model: ConvMixer, x: Tensor) -> Tensor:
         seen.extend([1] * model.training)
-        if failure is not None and len(seen) == FAILING_STEP:
+        if failure is not None and len(seen) == last:
             failure(model)
         return forward(model, x)
 
     def broken(split: InMemory, rows: Any) -> Iterator[Any]:
         for batch in batches(split, rows):
-            if scenario == "data" and len(seen) == FAILING_STEP - 1:
+            if scenario == "data" and len(seen) == last - 1:
                 raise OSError("the disk with the images is gone")
             yield batch
 
