@@ -67,9 +67,10 @@ def together(fabric: "Fabric", state: str = "") -> Iterator[None]:
     except RuntimeError as error:
         if fabric.world_size == 1 or not _is_loss_of_another(error):
             raise
+        said = str(error).splitlines()[0].split(" This is typically")[0]
         raise TrainingError(
             f"Process {fabric.global_rank} of {fabric.world_size} has lost another one, which was killed, raised an "
-            f"error of its own or was silent for longer than timeout_minutes: {str(error).splitlines()[0]} {state}"
+            f"error of its own or was silent for longer than timeout_minutes: {said} {state}"
         ) from error
 
 
