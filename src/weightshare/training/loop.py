@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.depth.lsm import layer_similarity, mean_similarity, mixtures
-from weightshare.depth.record import Record, RecordHandle
+from weightshare.depth.record import Record
 from weightshare.errors import SpecError, TrainingError
 from weightshare.hooks import Handle
 from weightshare.optimizer import check, param_groups
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
-from weightshare.space.sleep import SleepHandle
+from weightshare.training import attached
 from weightshare.training.board import Board
 from weightshare.training.data import Data, Split, augmentation
 from weightshare.training.keeper import Keeper
@@ -28,14 +28,11 @@ from weightshare.training.schedule import learning_rate
 from weightshare.training.snapshot import NOISE, SIMILARITY, Progress
 from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
-from weightshare.values.baselines import Baseline
-from weightshare.values.proximal import ProximalHandle
 from weightshare.verbs import refuse_untied
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-MEASURED = ("weights", "distinct", "zero", "penalty")
 RECORDED = (0.02, 0.1, 0.5)
 """Fractions of all steps at which coefficients of templates are kept, beside the start and the end of each epoch."""
 History = list[dict[str, float]]
@@ -176,14 +173,8 @@ def fit(
                     keeper.leave_if_asked(stop, f"in epoch {epoch + 1}, after step {step} of {steps}")
             trained = time.perf_counter() - started
             if epoch + 1 == recipe.epochs:
-                for hook in hooks:
-                    if isinstance(hook, ProximalHandle):
-                        hook.finish()
-            for hook in hooks:
-                if isinstance(hook, SleepHandle):
-                    hook.epoch_ended()
-                if isinstance(hook, RecordHandle):
-                    hook.now()
+                attached.finish(hooks)
+            attached.epoch_ended(hooks)
             train_loss, train_accuracy = _means(fabric, sums)
             # The bare model, since a wrapper has every process run as many batches as every other one.
             _share_buffers(fabric, model)
@@ -198,7 +189,7 @@ def fit(
                 "test_accuracy": test_accuracy,
                 "seconds": time.perf_counter() - started,
                 "images_per_second": steps * batch_size * copies / trained,
-                **_shared(hooks),
+                **attached.shared(hooks),
                 **_shared_in_space(model),
                 **_alike(model),
             }
@@ -249,16 +240,6 @@ def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tenso
     right = (logits.argmax(1) == labels).sum()
     images = torch.tensor(float(len(labels)), device=loss.device)
     return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
-
-
-def _shared(hooks: Sequence[Handle]) -> dict[str, float]:
-    """How far the regularised weights are shared, over all layers."""
-    measured = [hook.measure() for hook in hooks if isinstance(hook, ProximalHandle | Baseline)]
-    rows = [row for found in measured for row in found.values()]
-    if not rows:
-        return {}
-    weights, distinct, zero, penalty = (sum(row[key] for row in rows) for key in MEASURED)
-    return {"distinct_share": distinct / weights, "zero_share": zero / weights, "penalty": penalty}
 
 
 def _shared_in_space(model: nn.Module) -> dict[str, float]:
