@@ -243,22 +243,23 @@ def refuse_foreign(model: nn.Module) -> None:
             )
 
 
+def opens(module: nn.Module, bank: Bank) -> bool:
+    """Whether the forward passes of a module are those for which a bank makes its weights."""
+    return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
+
+
 def leave_bank_(edits: edit.Transaction, paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
     """Give each path a parameter again, and take the bank that they read out of the model."""
     bank = bank_of(edits.model, paths)
     for path, tensor in zip(paths, tensors, strict=True):
         edits.underive(path, tensor)
     modules = dict(edits.model.named_modules())
-    edits.unwatch(f"{HOOKS}{bank.called}", next(at for at, module in modules.items() if _opens(module, bank)))
+    edits.unwatch(f"{HOOKS}{bank.called}", next(at for at, module in modules.items() if opens(module, bank)))
     at = next(path for path, module in modules.items() if module is bank)
     edits.drop_child(at)
     holder = at.rpartition(".")[0]
     if not modules[holder]._modules:
         edits.drop_child(holder)
-
-
-def _opens(module: nn.Module, bank: Bank) -> bool:
-    return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
 
 
 def _spend(at: "weakref.ref[Pass]", gradient: Tensor) -> None:

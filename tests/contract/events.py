@@ -38,6 +38,7 @@ EVENTS: dict[str, Event] = {
         training_events.amp_sgd,
         training_events.compiled,
         training_events.checkpointed,
+        training_events.resume,
     )
 }
 """Run in this process, one cell at a time."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import re
 from typing import NamedTuple
 
-from tests.contract import two_processes
+from tests.contract import hooked, two_processes
 from tests.contract.events import EVENTS, SLOW, TOGETHER
 from tests.contract.outcomes import Outcome, attempt
 from tests.contract.refusals import declared
@@ -32,6 +32,14 @@ def cells() -> Iterator[Cell]:
                 yield Cell(spec, module, event)
 
 
+def hook_cells() -> Iterator[Cell]:
+    """Every cell of what is attached to an optimizer, instead of shared."""
+    for hook in hooked.HOOKS:
+        for module in hooked.modules(hook):
+            for event in hooked.EVENTS:
+                yield Cell(hook, module, event)
+
+
 def slow_cells() -> Iterator[Cell]:
     """Those behind the marker."""
     for spec in SPECS:
@@ -42,6 +50,9 @@ def slow_cells() -> Iterator[Cell]:
 
 def run(cell: Cell) -> Outcome:
     """Run one cell. The first one of two processes runs all of those."""
+    if cell.spec in hooked.HOOKS:
+        trial = hooked.Hooked(hooked.modules(cell.spec)[cell.module], hooked.HOOKS[cell.spec]())
+        return attempt(hooked.EVENTS[cell.event], trial)
     if cell.event in TOGETHER:
         return two_processes.outcomes()[cell.spec][cell.module]
     event = EVENTS[cell.event] if cell.event in EVENTS else SLOW[cell.event][0]

@@ -87,8 +87,9 @@ def run_page(
         HTML text.
     """
     before, after = summary["stored_before"], summary["stored"]
+    early = f" of {summary['config']['train']['epochs']}: stopped early" if summary.get("stopped_early") else ""
     tiles = [
-        Tile("test accuracy", f"{summary['accuracy']:.2%}", f"after {len(history)} epochs"),
+        Tile("test accuracy", f"{summary['accuracy']:.2%}", f"after {len(history)} epochs{early}"),
         Tile("stored numbers", f"{after:,}", f"{after / before:.1%} of {before:,} before sharing"),
         Tile("file, folded", f"{summary['folded_file_bytes']:,} B", "a plain safetensors file"),
         Tile("MACs", f"{summary['macs']:,}", "one image; sharing does not lower them"),

@@ -1,6 +1,6 @@
 """One loop that trains a classifier, on Lightning Fabric: read it once and you know what every run here does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 import hashlib
@@ -25,7 +25,7 @@ from weightshare.training.keeper import Keeper
 from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
-from weightshare.training.snapshot import NOISE, SIMILARITY, Progress
+from weightshare.training.snapshot import NOISE, PROCESSES, SIMILARITY, Progress
 from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.verbs import refuse_untied
@@ -50,6 +50,7 @@ def fit(
     tensorboard: bool = False,
     identity: Mapping[str, Any] | None = None,
     teacher: nn.Module | None = None,
+    on_epoch: Callable[[History], bool] | None = None,
 ) -> History:
     """Train a classifier in place, evaluate it after every epoch, and keep what is needed to go on after a stop.
 
@@ -72,6 +73,9 @@ def fit(
         identity: What else a checkpoint has to agree in to be resumed from, as JSON-able values.
         teacher: The network that `recipe.distil` learns from, with its numbers in it; `run` reads it from the file. It
             is put into evaluation mode and on the device, stays as it is, and is not kept in checkpoints.
+        on_epoch: Called between two epochs, by the first process, with all rows so far, also those of before a stop;
+            if it says true the training ends there, without what the last epoch does besides (the exact map of
+            `Proximal`).
 
     Returns:
         One row for each epoch: `epoch`, `lr`, `train_loss` (with what a teacher adds), `train_accuracy`, `test_loss`,
@@ -113,7 +117,7 @@ def fit(
         raise TrainingError(f"A batch of {batch_size} images cannot be cut for {fabric.world_size} processes.")
     steps = len(data.train) // batch_size  # the last, smaller batch is dropped: another one each epoch
     run = {"recipe": asdict(recipe), "seed": seed, "data": data.name, "images": len(data.train), "steps": steps}
-    run |= {"labels": _digest(data), "processes": fabric.world_size, **(identity or {})}
+    run |= {"labels": _digest(data), PROCESSES: fabric.world_size, **(identity or {})}
     tutor = _tutor(model, teacher, data, recipe, fabric)
     run |= {"teacher": tutor.digest()} if tutor else {}
 
@@ -137,6 +141,8 @@ def fit(
         advance = around.enter_context(progress(label, recipe.epochs * steps, done, fabric.is_global_zero))
 
         for epoch in range(len(at.history), recipe.epochs):
+            if epoch and on_epoch is not None and keeper.any(fabric.is_global_zero and on_epoch(at.history)):
+                break
             started = time.perf_counter() - at.seconds
             model.train()
             sums = torch.tensor(at.sums, device=fabric.device) * fabric.is_global_zero  # those of all processes
@@ -152,7 +158,7 @@ def fit(
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 if tutor and taught is not None:
                     loss = tutor.spec.labels * loss + taught
-                fabric.backward(loss)
+                fabric.backward(loss * (len(seen) * fabric.world_size / (batch_size * copies)))  # parts of a batch differ
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 try:

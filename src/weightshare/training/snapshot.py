@@ -6,6 +6,7 @@ and generators as they were.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+import hashlib
 from inspect import signature
 from itertools import product
 import math
@@ -28,6 +29,10 @@ ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accurac
 SHARED = ("distinct_share", "zero_share", "penalty")  # of a run with regularisers
 NOISE = ("noise_within_modules", "noise_over_positions")  # of a run with local layers
 SIMILARITY = ("layer_similarity",)  # of a run with templates
+
+PROCESSES = "processes"
+OF_PROCESSES = ("devices", "strategy")
+"""Of a configuration: over how many processes a run is spread, and how. It may go on over others."""
 
 
 @dataclass
@@ -169,11 +174,17 @@ def _set_hooks(hooks: Sequence[Handle], states: object, progress: Progress, run:
 
 
 def _set_generators(held: archive.Archive, rank: int) -> None:
-    """Set them; torch refuses a state that is none before it changes anything."""
+    """Set them; torch refuses a state that is none before it changes anything.
+
+    A process that the run did not have before draws from a seed of its own, which follows from the first one's state.
+    """
     for device, own in generators().items():
-        value = held.tensors.get(f"rng.{rank}.{device}")
-        if value is None and device != "cpu":
+        value, first = (held.tensors.get(f"rng.{number}.{device}") for number in (rank, 0))
+        if first is None and device != "cpu":
             continue  # the run was on another device so far
+        if value is None and rank and first is not None:
+            seed = hashlib.sha256(first.numpy().tobytes() + rank.to_bytes(8, "little")).digest()
+            value = torch.Generator(device).manual_seed(int.from_bytes(seed[:8], "little")).get_state()
         if value is None or (value.shape, value.dtype) != (own.shape, own.dtype):
             raise FileError(f"it holds no state of the {device} random generator of process {rank}.")
         if device == "cpu":
@@ -188,7 +199,8 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if set(entry) != keys or not isinstance(entry["history"], list):
         raise FileError(f"it does not say how far the run was: need {', '.join(sorted(keys))}.")
     progress = Progress(**entry)
-    differs = differences(_completed(progress.run, run), run)
+    decisive = _decisive(run)
+    differs = differences(_completed(_decisive(progress.run), decisive), decisive)
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
@@ -203,6 +215,12 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if not (whole and in_order and summed):
         raise FileError("it does not say how far the run was.")
     return progress
+
+
+def _decisive(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run cannot go on with another value of: the batches are the same, whoever takes which part of them."""
+    config = {key: value for key, value in run.get("config", {}).items() if key not in OF_PROCESSES}
+    return {key: value for key, value in run.items() if key != PROCESSES} | ({"config": config} if config else {})
 
 
 def _completed(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +284,8 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             shapes = (parameters[int(index)].shape, torch.Size())
-            if int(index) < 0 or value.shape not in shapes or not value.is_floating_point():
+            real = value.is_floating_point() or (value.is_complex() and parameters[int(index)].is_complex())
+            if int(index) < 0 or value.shape not in shapes or not real:
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
             # As the parameter lies in memory (channels last, say): fused optimizers go through both side by side.
             laid = torch.empty_like(parameters[int(index)], dtype=value.dtype, device="cpu") if value.dim() else None
