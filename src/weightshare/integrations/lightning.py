@@ -3,31 +3,38 @@
     trainer = Trainer(callbacks=[SharingCallback(attach=[ws.Proximal(strength=1e-3)], share=ws.Tie(rate=2))])
 
 It holds for automatic and manual optimization, gradient accumulation and mixed precision, since it hangs on the steps
-that optimizers make and on no batch. Counters lie in Lightning's checkpoints, so `fit(ckpt_path=...)` goes on with them.
+that optimizers make and on no batch. Counters lie in Lightning's checkpoints: `fit(ckpt_path=...)` goes on with them.
 """
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 import sys
 from typing import TYPE_CHECKING, Any
 
 from weightshare._typing import Where
-from weightshare.errors import TrainingError
+from weightshare.errors import ConfigError, TrainingError
 from weightshare.integrations.attaching import Attach, Attaching
+from weightshare.models.by_name import mend_torchvision
 from weightshare.sharing import Spec
 from weightshare.verbs import retie_
 
+
+def _callback_class() -> Any:
+    """Of the package that is in use: Lightning is installed under two names, whose classes differ."""
+    mend_torchvision()  # Lightning's metrics import it
+    names = ["lightning.pytorch", "pytorch_lightning"]
+    for name in sorted(names, key=lambda name: name not in sys.modules):
+        try:
+            return import_module(name).Callback
+        except ModuleNotFoundError:
+            continue
+    raise ConfigError("Lightning is not installed: pip install 'weightshare[lightning]'.")
+
+
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
-elif "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
-    from pytorch_lightning import Callback
 else:
-    try:
-        from lightning.pytorch import Callback
-    except ImportError:
-        try:
-            from pytorch_lightning import Callback
-        except ImportError as error:
-            raise ImportError('Needs Lightning: pip install "weightshare[lightning]".') from error
+    Callback = _callback_class()
 
 __all__ = ["Attach", "SharingCallback"]
 
@@ -36,8 +43,8 @@ class SharingCallback(Callback):
     """Shares a module before its optimizers are made, and attaches specs to these when training starts.
 
     Args:
-        attach: Specs with an `attach_`, such as `Proximal` and `Sleep`; or `Attach(spec, where, optimizer)` for one that
-            is for some parameters, or for another optimizer than the first of `configure_optimizers`.
+        attach: Specs with an `attach_`, such as `Proximal` and `Sleep`; or `Attach(spec, where, optimizer)` for one
+            that is for some parameters, or for another optimizer than the first of `configure_optimizers`.
         share: How to share the module; `None` where it is shared already, or not to be. Parameters that
             `configure_model` makes are not there yet: share them there.
         where: Which parameters `share` is for, by the rule of `plan`, from the module's root (`"model.blocks"`).
@@ -95,6 +102,6 @@ class SharingCallback(Callback):
         retie_(pl_module)
         if self.state_key not in checkpoint["callbacks"]:
             raise TrainingError(
-                f"The checkpoint was written without {type(self).__name__}, so it does not say how far what is attached "
-                "had come. Load its weights alone and start a new run: fit without ckpt_path."
+                f"The checkpoint was written without {type(self).__name__}, so it does not say how far what is "
+                "attached had come. Load its weights alone and start a new run: fit without ckpt_path."
             )

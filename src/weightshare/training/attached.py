@@ -1,4 +1,4 @@
-"""What is attached to optimizers, as a loop sees it: when an epoch is over, when training is, and what is shared now."""
+"""What is attached to optimizers, as a loop sees it: an epoch is over, training is over, how much is shared now."""
 
 from collections.abc import Iterable
 

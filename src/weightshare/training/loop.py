@@ -1,6 +1,6 @@
 """One loop that trains a classifier, on Lightning Fabric: read it once and you know what every run here does."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 import hashlib
@@ -158,7 +158,9 @@ def fit(
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 if tutor and taught is not None:
                     loss = tutor.spec.labels * loss + taught
-                fabric.backward(loss * (len(seen) * fabric.world_size / (batch_size * copies)))  # parts of a batch differ
+                fabric.backward(
+                    loss * (len(seen) * fabric.world_size / (batch_size * copies))
+                )  # parts of a batch differ
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 try:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+import weightshare as ws
 from weightshare.depth.transform import LoRA
 from weightshare.models import convmixer
-import weightshare as ws
 from weightshare.training.data import Data, Prepare, load_data
 from weightshare.training.distil import Distil
 from weightshare.training.localise import Localise, SleepPhase
@@ -104,9 +104,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def trained(
-    name: str, fabric: "Fabric", folder: Path | None = None, **options: object
-) -> tuple[nn.Module, History]:
+def trained(name: str, fabric: "Fabric", folder: Path | None = None, **options: object) -> tuple[nn.Module, History]:
     """Train the network by a method; the model as it then is, and its history."""
     method = METHODS[name]
     model = network()
