@@ -23,6 +23,7 @@ from weightshare.files.rows import Row
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
+from weightshare.surgery.quantised import refuse_wrapped
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
 
@@ -42,7 +43,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         Size of the file in bytes.
 
     Raises:
-        ModelChanged: If ties have come undone; call `retie_` first.
+        ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
             disk refuses.
 
@@ -57,6 +58,7 @@ def save(model: nn.Module, path: str | Path) -> int:
     """
     model = unwrapped(model)
     refuse_untied(model)
+    refuse_wrapped(model.named_parameters(), "be written")
     owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
     coded: dict[str, Recipe] = {}
