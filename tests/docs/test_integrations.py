@@ -13,7 +13,7 @@ PAGE = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def names(tmp_path, monkeypatch):
+def names(tmp_path, monkeypatch, capsys):
     """What the page's code leaves, its snippets run in order in an empty folder."""
     mend_torchvision()
     torch.manual_seed(0)

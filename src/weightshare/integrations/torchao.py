@@ -79,11 +79,10 @@ def quantized(model: nn.Module, config: Any, filter_fn: Filter | None = None) ->
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are of one kind and hold the same numbers, scales included."""
-    if type(one.data) is not type(other.data):
+    pair: list[Any] = [one.data, other.data]
+    if type(pair[0]) is not type(pair[1]):
         return False
-    if not is_traceable_wrapper_subclass(one.data):
-        return torch.equal(one, other)
-    names = one.data.__tensor_flatten__()[0]
-    return names == other.data.__tensor_flatten__()[0] and all(
-        torch.equal(getattr(one.data, name), getattr(other.data, name)) for name in names
-    )
+    if not is_traceable_wrapper_subclass(pair[0]):
+        return torch.equal(*pair)
+    names, others = (tensor.__tensor_flatten__()[0] for tensor in pair)
+    return names == others and all(torch.equal(*(getattr(tensor, name) for tensor in pair)) for name in names)

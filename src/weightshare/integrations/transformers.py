@@ -30,7 +30,6 @@ except ImportError as missing:
     raise ConfigError(f"transformers is not installed ({missing}): pip install 'weightshare[models]'.") from missing
 
 if TYPE_CHECKING:
-    import torch
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["Attach", "SharingCallback", "declare_ties"]
@@ -60,18 +59,13 @@ class SharingCallback(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"handles": self.attaching.states()}}
 
     def on_train_begin(
-        self,
-        args: "TrainingArguments",
-        state: "TrainerState",
-        control: "TrainerControl",
-        model: nn.Module,
-        optimizer: "torch.optim.Optimizer",
-        **more: Any,
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **more: Any
     ) -> None:
+        model = unwrapped(more["model"])
         declare_ties(model)
         if state.global_step:
             self.attaching.load(self._written(state))
-        self.attaching.begin([optimizer], unwrapped(model))
+        self.attaching.begin([more["optimizer"]], model)
 
     def on_step_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **more: Any
