@@ -19,6 +19,7 @@ from weightshare.space.convert import LocalPlan, plan_local
 from weightshare.space.convert import fold_ as fold_local_
 from weightshare.surgery import edit
 from weightshare.surgery.copies import copied
+from weightshare.surgery.quantised import refuse_wrapped
 from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import plain, unwrapped
 
@@ -129,6 +130,7 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
         ['1.weight']
     """
     model = plain(model)
+    _refuse_wrapped_ties(model)
     with edit.transaction(model) as edits:
         return edit.tie(edits, planning.applied_ties(model), compare)
 
@@ -217,6 +219,7 @@ def refuse_untied(model: nn.Module) -> None:
         for group in applied.groups:
             if isinstance(group, Banked):
                 bank_of(model, group.under(at).items)
+    _refuse_wrapped_ties(model)
     for owner, *others in planning.applied_ties(model):
         for other in others:
             if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
@@ -224,3 +227,8 @@ def refuse_untied(model: nn.Module) -> None:
                     f"'{other}' and '{owner}' were one parameter and no longer are: to_empty(), or setting one of "
                     "them, unties without a word. Call retie_(model)."
                 )
+
+
+def _refuse_wrapped_ties(model: nn.Module) -> None:
+    paths = [path for tie in planning.applied_ties(model) for path in tie]
+    refuse_wrapped([(path, edit.parameter_at(model, path)) for path in paths], "be tied or folded")

@@ -28,11 +28,11 @@ from weightshare.files.checkpoint import save
 from weightshare.files.export import to_onnx, to_torch_export
 from weightshare.models.convmixer import convmixer
 from weightshare.optimizer import param_groups
+from weightshare.sharing import Spec
 from weightshare.space.lattice import Lattice
 from weightshare.space.local import LocallyConnected2d
 from weightshare.space.lowrank import LowRank
 from weightshare.space.sleep import Sleep
-from weightshare.sharing import Spec
 from weightshare.training.data import load_data
 from weightshare.training.environment import environment
 from weightshare.values.codebook import Codebook

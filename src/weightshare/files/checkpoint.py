@@ -17,13 +17,14 @@ from weightshare.depth.templates import TemplateBank, TemplateGroup
 from weightshare.errors import FileError, ModelChanged, SharingError
 from weightshare.files import archive
 from weightshare.files.compact import Coded, code
+from weightshare.files.folders import is_index, located, read_shards
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
-from weightshare.files.folders import is_index, located, read_shards
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
+from weightshare.surgery.quantised import refuse_wrapped
 from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
@@ -46,7 +47,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         Size of the file in bytes.
 
     Raises:
-        ModelChanged: If ties have come undone; call `retie_` first.
+        ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
         SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
             disk refuses.
@@ -63,6 +64,7 @@ def save(model: nn.Module, path: str | Path) -> int:
     model = unwrapped(model)
     refuse_spread(model, "save")
     refuse_untied(model)
+    refuse_wrapped(model.named_parameters(), "be written")
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
     owned, coded, aliases = stored(model)
     return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded, rows_of(model))

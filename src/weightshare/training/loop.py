@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.depth.lsm import mixtures
-from weightshare.depth.record import Record, RecordHandle
+from weightshare.depth.record import Record
 from weightshare.errors import SpecError, TrainingError
 from weightshare.hooks import Handle
 from weightshare.optimizer import check, param_groups
-from weightshare.space.sleep import SleepHandle
+from weightshare.training import attached
 from weightshare.training.board import Board
 from weightshare.training.data import Data, Split, augmentation
 from weightshare.training.keeper import Keeper
@@ -27,7 +27,6 @@ from weightshare.training.schedule import learning_rate
 from weightshare.training.snapshot import PROCESSES, Progress
 from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
-from weightshare.values.proximal import ProximalHandle
 from weightshare.verbs import refuse_untied
 
 if TYPE_CHECKING:
@@ -174,14 +173,8 @@ def fit(
                     keeper.leave_if_asked(stop, f"in epoch {epoch + 1}, after step {step} of {steps}")
             trained = time.perf_counter() - started
             if epoch + 1 == recipe.epochs:
-                for hook in hooks:
-                    if isinstance(hook, ProximalHandle):
-                        hook.finish()
-            for hook in hooks:
-                if isinstance(hook, SleepHandle):
-                    hook.epoch_ended()
-                if isinstance(hook, RecordHandle):
-                    hook.now()
+                attached.finish(hooks)
+            attached.epoch_ended(hooks)
             train_loss, train_accuracy = _means(fabric, sums)
             # The bare model, since a wrapper has every process run as many batches as every other one.
             _share_buffers(fabric, model)

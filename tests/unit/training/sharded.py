@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from tests import zoo
-from tests.contract.trial import check_close, gradients, partition
+from tests.contract.trial import check_close, partition
 from tests.support import same_bits, state
 import weightshare as ws
 from weightshare.depth.regularise import SimilarityPenalty
