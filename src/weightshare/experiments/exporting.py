@@ -84,7 +84,7 @@ class Method:
         """The same after some steps on one batch, in evaluation mode."""
         model = self.shared().train()
         optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.0), lr=3e-3)
-        handle = None if self.hook is None else self.hook.attach_(optimizer, model)
+        handle = None if self.hook is None else self.hook.attach_(optimizer, model, self.where)
         for _ in range(steps):
             optimizer.zero_grad()
             cross_entropy(model(images), labels).backward()
@@ -105,7 +105,7 @@ METHODS: dict[str, Method] = {
     "low rank": Method(local, LowRank(rank=3)),
     "sleep": Method(local, hook=Sleep(every=5)),
     "codebook": Method(dense, Codebook(clusters=16)),
-    "proximal": Method(dense, hook=Proximal(strength=1.0, rewind=0.5)),
+    "proximal": Method(dense, hook=Proximal(strength=10.0, rewind=0.8), where="1"),
 }
 """One of each kind of sharing, and none for comparison."""
 
@@ -151,7 +151,7 @@ def forms(name: str, steps: int = STEPS) -> tuple[dict[str, nn.Module], Tensor]:
         The network `folded`, and `shared` where that is another one.
     """
     data = load_data("digits")
-    images, labels = next(iter(data.train.batches([torch.arange(256)])))
+    images, labels = next(iter(data.train.batches([torch.arange(64)])))
     method = METHODS[name]
     model = method.trained(images, labels, steps)
     folded = {"folded": fold(model, math.inf)}
@@ -226,7 +226,7 @@ def _traced(name: str) -> Compiled:
     torch._dynamo.reset()
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     optimizer = torch.optim.AdamW(param_groups(model, weight_decay=0.0), lr=1e-3)
-    handle = None if method.hook is None else method.hook.attach_(optimizer, model)
+    handle = None if method.hook is None else method.hook.attach_(optimizer, model, method.where)
 
     def step(count: int) -> int:
         optimizer.zero_grad()

@@ -64,8 +64,8 @@ class Exported:
         sizes = (
             f"{self.file_bytes:,} bytes, {self.tensor_bytes:,} of them tensors; the model stores {self.stored_bytes:,}"
         )
-        ran = f"{self.runtime}: largest difference of an output {self.difference:.1e}"
-        return f"{self.path}: {sizes}.\n{self.runtime if self.difference is None else ran}."
+        told = "" if self.difference is None else f": largest difference of an output {self.difference:.1e}"
+        return f"{self.path}: {sizes}.\n{self.runtime}{told}."
 
 
 def to_onnx(
