@@ -5,11 +5,12 @@ import re
 from typing import NamedTuple
 
 from tests.contract import hooked, two_processes
-from tests.contract.events import CHOSEN, EVENTS, SLOW, TOGETHER
+from tests.contract.events import CHOSEN, EVENTS, SLOW
 from tests.contract.outcomes import Outcome, attempt
 from tests.contract.refusals import declared
 from tests.contract.specs import SPECS, modules
 from tests.contract.trial import Trial
+from tests.contract.two_processes import TOGETHER
 from tests.zoo import ZOO
 
 
@@ -28,9 +29,10 @@ def cells() -> Iterator[Cell]:
     """Every cell but the slow ones."""
     for spec in SPECS:
         for module in modules(spec):
-            for event in (*EVENTS, *TOGETHER):
+            for event in EVENTS:
                 yield Cell(spec, module, event)
             yield from (Cell(spec, module, event) for event, (_, chosen) in CHOSEN.items() if module in chosen)
+    yield from map(Cell._make, two_processes.cells())
 
 
 def hook_cells() -> Iterator[Cell]:
@@ -50,6 +52,7 @@ def slow_cells() -> Iterator[Cell]:
         for event, (_, chosen) in CHOSEN.items():
             for module in (name for name in modules(spec) if name not in chosen):
                 yield Cell(spec, module, event)
+    yield from map(Cell._make, two_processes.cells(slow=True))
 
 
 def run(cell: Cell) -> Outcome:
@@ -58,7 +61,7 @@ def run(cell: Cell) -> Outcome:
         trial = hooked.Hooked(hooked.modules(cell.spec)[cell.module], hooked.HOOKS[cell.spec]())
         return attempt(hooked.EVENTS[cell.event], trial)
     if cell.event in TOGETHER:
-        return two_processes.outcomes()[cell.spec][cell.module]
+        return two_processes.outcomes(slow=cell not in two_processes.cells())[cell]
     event = EVENTS[cell.event] if cell.event in EVENTS else {**SLOW, **CHOSEN}[cell.event][0]
     return attempt(event, Trial(ZOO[cell.module], SPECS[cell.spec]()))
 
