@@ -90,6 +90,7 @@ def unshare_(model: nn.Module) -> None:
 
     Raises:
         ModelChanged: If a path that a plan shares is gone, or lies under a wrapper now. The model is then as it was.
+        SpecError: If the parameters are spread over processes.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -99,6 +100,7 @@ def unshare_(model: nn.Module) -> None:
         (False, True)
     """
     model = plain(model)
+    refuse_spread(model, "unshare_")
     with edit.transaction(model) as edits:
         for at, applied in reversed(list(planning.applied_plans(model))):
             for group in reversed(applied.groups):

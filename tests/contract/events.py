@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.contract import export_events, loading_events, sharing_events, training_events, two_processes
+from tests.contract import export_events, loading_events, sharing_events, training_events
 from tests.contract.trial import Trial
 
 Event = Callable[[Trial], None]
@@ -42,9 +42,6 @@ EVENTS: dict[str, Event] = {
     )
 }
 """Run in this process, one cell at a time."""
-
-TOGETHER: dict[str, Event] = {two_processes.ddp.__name__: two_processes.ddp}
-"""Run in two processes, which are started once for all cells."""
 
 SLOW: dict[str, tuple[Event, tuple[str, ...]]] = {"inductor": (training_events.inductor, ("chain", "local_images"))}
 """Run behind the marker `slow`, on the modules named."""
