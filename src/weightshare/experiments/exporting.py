@@ -28,11 +28,11 @@ from weightshare.files.checkpoint import save
 from weightshare.files.export import to_onnx, to_torch_export
 from weightshare.models.convmixer import convmixer
 from weightshare.optimizer import param_groups
+from weightshare.sharing import Spec
 from weightshare.space.lattice import Lattice
 from weightshare.space.local import LocallyConnected2d
 from weightshare.space.lowrank import LowRank
 from weightshare.space.sleep import Sleep
-from weightshare.sharing import Spec
 from weightshare.training.data import load_data
 from weightshare.training.environment import environment
 from weightshare.values.codebook import Codebook
@@ -256,7 +256,16 @@ def size_table(rows: Sequence[Row]) -> str:
     """Sizes as text."""
     columns = ("method", "file of", "stored", "safetensors", "ONNX", "its tensors", "torch.export", "difference")
     shown = [
-        (row.method, row.form, row.stored, row.safetensors, row.onnx, row.onnx_tensors, row.program, f"{row.difference:.0e}")
+        (
+            row.method,
+            row.form,
+            row.stored,
+            row.safetensors,
+            row.onnx,
+            row.onnx_tensors,
+            row.program,
+            f"{row.difference:.0e}",
+        )
         for row in rows
     ]
     return render(columns, shown, numbers=columns[2:])
