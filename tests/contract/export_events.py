@@ -35,7 +35,7 @@ def export(trial: Trial) -> None:
 
 
 def onnx(trial: Trial) -> None:
-    """An ONNX file, run in onnxruntime: one initializer of the same bits for each stored tensor, and no other floats."""
+    """An ONNX file, run in onnxruntime: one initializer of equal bits for each stored tensor, no other floats."""
     shared = trial.shared()
     model = shared.model.train()
     before = state(model)

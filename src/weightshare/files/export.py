@@ -195,7 +195,7 @@ class _Source:
                     program = program.run_decompositions(TABLE)
         except Exception as error:  # whatever torch or the network raises
             raise FileError(
-                f"torch.export cannot trace {self.name}: {_first_line(error)} Control flow that depends on numbers, and "
+                f"torch.export cannot trace {self.name}: {_first_line(error)} Control flow that depends on numbers, or "
                 "sizes that depend on them, cannot be exported; torch.cond can. With dynamic_batch=True the batch may "
                 "stand in no other size."
             ) from error
