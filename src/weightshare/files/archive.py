@@ -63,7 +63,9 @@ class Archive:
     @property
     def dense_size(self) -> int:
         """Bytes that `state` takes beyond what is stored."""
-        return sum(one.described.nbytes for one in self.coded.values()) + unfolded(self.rows, self._named(self.described))
+        return sum(one.described.nbytes for one in self.coded.values()) + unfolded(
+            self.rows, self._named(self.described)
+        )
 
     @property
     def state(self) -> dict[str, Tensor]:

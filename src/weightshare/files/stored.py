@@ -117,7 +117,9 @@ def _place(name: str, entry: object) -> tuple[int, int]:
         raise ValueError(f"the entry of '{name[:80]}' is no dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES or not is_shape(shape):
-        raise ValueError(f"'{name[:80]}' would be {str(dtype)[:40]} of shape {str(shape)[:80]}, which torch does not hold")
+        raise ValueError(
+            f"'{name[:80]}' would be {str(dtype)[:40]} of shape {str(shape)[:80]}, which torch does not hold"
+        )
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(at) is int and at >= 0 for at in offsets):
         raise ValueError(f"'{name[:80]}' would lie at {str(offsets)[:80]}")
     needed = math.prod(shape) * DTYPES[dtype].itemsize
