@@ -30,6 +30,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from weightshare.errors import ModelChanged
 from weightshare.sharing import Group
 from weightshare.surgery import derived, edit
+from weightshare.surgery.precision import without_autocast
 
 BANKS = derived.HOLDER
 HOOKS = "_weightshare_pass_"
@@ -106,7 +107,7 @@ class Bank(nn.Module):
         if at.spent and torch.is_grad_enabled():
             # From here on a backward pass that runs layers again is of this call, and no more of the pass before it.
             at.graded, at.spent = None, False
-        with torch.autocast(self._device, enabled=False):
+        with without_autocast(self._device):
             return self.make_one(layer)
 
     def open(self, model: nn.Module, arguments: Any) -> None:
@@ -137,7 +138,7 @@ class Bank(nn.Module):
         return made
 
     def _made(self) -> Sequence[Tensor]:
-        with torch.autocast(self._device, enabled=False):
+        with without_autocast(self._device):
             return self.make()
 
     @property
@@ -243,22 +244,23 @@ def refuse_foreign(model: nn.Module) -> None:
             )
 
 
+def opens(module: nn.Module, bank: Bank) -> bool:
+    """Whether the forward passes of a module are those for which a bank makes its weights."""
+    return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
+
+
 def leave_bank_(edits: edit.Transaction, paths: Sequence[str], tensors: Sequence[nn.Parameter]) -> None:
     """Give each path a parameter again, and take the bank that they read out of the model."""
     bank = bank_of(edits.model, paths)
     for path, tensor in zip(paths, tensors, strict=True):
         edits.underive(path, tensor)
     modules = dict(edits.model.named_modules())
-    edits.unwatch(f"{HOOKS}{bank.called}", next(at for at, module in modules.items() if _opens(module, bank)))
+    edits.unwatch(f"{HOOKS}{bank.called}", next(at for at, module in modules.items() if opens(module, bank)))
     at = next(path for path, module in modules.items() if module is bank)
     edits.drop_child(at)
     holder = at.rpartition(".")[0]
     if not modules[holder]._modules:
         edits.drop_child(holder)
-
-
-def _opens(module: nn.Module, bank: Bank) -> bool:
-    return any(getattr(hook, "__self__", None) is bank for hook in module._forward_pre_hooks.values())
 
 
 def _spend(at: "weakref.ref[Pass]", gradient: Tensor) -> None:

@@ -5,7 +5,7 @@ that was given a tied tensor twice steps it twice. Neither says a word, so `chec
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import math
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from weightshare._typing import Where
 from weightshare.errors import OptimizerMismatch, SpecError
 from weightshare.generating import Bank, readers, refuse_foreign
 from weightshare.surgery.blocks import Place, in_norm, places
+from weightshare.surgery.derived import HOLDER
 from weightshare.surgery.layers import layer_numbers
-from weightshare.surgery.sites import Site, plain, select, sites
+from weightshare.surgery.sites import Site, describe, plain, select, sites
 
 
 def param_groups(
@@ -102,6 +103,87 @@ def param_groups(
         rate = {"lr_scale": scale} if lr is None else {"lr": lr * scale}
         groups.append(group | (rate if scaled or lr is not None else {}) | ({"own": True} if of_layers else {}))
     return groups
+
+
+def muon_groups(
+    groups: Sequence[dict[str, Any]], model: nn.Module, where: Where = None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split parameter groups in two: matrices, for an optimizer such as Muon, and all others, for AdamW.
+
+    Muon makes the update of a matrix orthogonal, which means something only where a matrix is a map that a hidden layer
+    applies. Coefficients, templates, codebooks, adapters and learned fusions are none, even where they have two
+    dimensions: what a bank or a parametrization makes weights from goes to the others, and so do embeddings.
+
+    Args:
+        groups: From `param_groups(model, ...)`.
+        model: The model that they are of.
+        where: Which matrices, by the rule of `plan`; `None` is those inside repeated blocks, so that the stem, the
+            embeddings and the head go to the others.
+
+    Returns:
+        Groups of the matrices, and groups of the others; as given, but shorter, and none of them empty.
+
+    Raises:
+        SpecError: If the groups are not of this model, there is no matrix, or `where` names what is none.
+        NoMatch: If `where` matches nothing.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 5))
+        >>> matrices, others = muon_groups(param_groups(net, weight_decay=0.1), net)
+        >>> [group["param_names"] for group in matrices]
+        [['1.weight', '2.weight']]
+        >>> muon = torch.optim.Muon(matrices, lr=0.02)
+        >>> adamw = torch.optim.AdamW(others, lr=1e-3)
+        >>> check([muon, adamw], net)
+    """
+    model = plain(model)
+    found = sites(model)
+    stands = places(found)
+    able = {site.path: site for site in found if _is_map(site)}
+    if where is None:
+        chosen = {id(site.tensor) for path, site in able.items() if isinstance(stands[path], Place)}
+    else:
+        named = select(found, where)
+        wrong = next((site for site in named if site.path not in able), None)
+        if wrong is not None:
+            raise SpecError(
+                f"where={describe(where)} names '{wrong.path}', of shape {wrong.shape}, which is no matrix that a "
+                "layer applies as it is. Leave it out of the pattern: it goes to the others."
+            )
+        chosen = {id(site.tensor) for site in named}
+    held = {id(tensor) for group in groups for tensor in group["params"]}
+    if not held <= {id(site.tensor) for site in found}:
+        raise SpecError(f"The groups hold parameters that this {type(model).__name__} does not read: make them of it.")
+    if not chosen & held:
+        raise SpecError(
+            f"{type(model).__name__} has no trainable matrix in a repeated block. Name them: where=['fc1.weight']."
+        )
+    return _only(groups, lambda tensor: id(tensor) in chosen), _only(groups, lambda tensor: id(tensor) not in chosen)
+
+
+def _only(groups: Sequence[dict[str, Any]], holds: Callable[[torch.Tensor], bool]) -> list[dict[str, Any]]:
+    """The groups with those entries alone that a test holds for, and their names."""
+    shorter = []
+    for group in groups:
+        kept = [number for number, tensor in enumerate(group["params"]) if holds(tensor)]
+        lists = {key: [group[key][number] for number in kept] for key in ("params", "param_names") if key in group}
+        if kept:
+            shorter.append({**group, **lists})
+    return shorter
+
+
+def _is_map(site: Site) -> bool:
+    """Whether a parameter is a matrix that a layer applies as it is, and no table of rows."""
+    made_from = {"parametrizations", HOLDER}
+    hidden = any(made_from & set(name.split(".")) for name in site.names)
+    table = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in _holders(site))
+    return site.tensor.ndim == 2 and not hidden and not table
+
+
+def _holders(site: Site) -> list[nn.Module]:
+    """The modules that hold a parameter, one for each of its names."""
+    modules = dict(site.modules)
+    return [modules.get(name.rpartition(".")[0], site.holder) for name in site.names]
 
 
 def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], model: nn.Module) -> None:

@@ -19,6 +19,8 @@ from weightshare.space.convert import LocalPlan, plan_local
 from weightshare.space.convert import fold_ as fold_local_
 from weightshare.surgery import edit
 from weightshare.surgery.copies import copied
+from weightshare.surgery.quantised import refuse_wrapped
+from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import plain, unwrapped
 
 
@@ -128,6 +130,7 @@ def retie_(model: nn.Module, compare: bool = True) -> list[str]:
         ['1.weight']
     """
     model = plain(model)
+    _refuse_wrapped_ties(model)
     with edit.transaction(model) as edits:
         return edit.tie(edits, planning.applied_ties(model), compare)
 
@@ -187,7 +190,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
     Raises:
         ModelChanged: If ties have come undone (call `retie_` first), kernels differ by more than the tolerance, or
             torch cannot copy the model.
-        SpecError: If the tolerance is no number of at least 0.
+        SpecError: If the tolerance is no number of at least 0, or the parameters are spread over processes.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -197,6 +200,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
         (True, 'torch.nn.modules.container')
     """
     model = unwrapped(model)
+    refuse_spread(model, "fold")
     refuse_untied(model)
     folded = copied(model)
     with edit.transaction(folded) as edits:
@@ -215,6 +219,7 @@ def refuse_untied(model: nn.Module) -> None:
         for group in applied.groups:
             if isinstance(group, Banked):
                 bank_of(model, group.under(at).items)
+    _refuse_wrapped_ties(model)
     for owner, *others in planning.applied_ties(model):
         for other in others:
             if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
@@ -222,3 +227,8 @@ def refuse_untied(model: nn.Module) -> None:
                     f"'{other}' and '{owner}' were one parameter and no longer are: to_empty(), or setting one of "
                     "them, unties without a word. Call retie_(model)."
                 )
+
+
+def _refuse_wrapped_ties(model: nn.Module) -> None:
+    paths = [path for tie in planning.applied_ties(model) for path in tie]
+    refuse_wrapped([(path, edit.parameter_at(model, path)) for path in paths], "be tied or folded")

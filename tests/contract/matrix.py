@@ -4,8 +4,8 @@ from collections.abc import Iterator
 import re
 from typing import NamedTuple
 
-from tests.contract import two_processes
-from tests.contract.events import EVENTS, SLOW, TOGETHER
+from tests.contract import hooked, two_processes
+from tests.contract.events import CHOSEN, EVENTS, SLOW, TOGETHER
 from tests.contract.outcomes import Outcome, attempt
 from tests.contract.refusals import declared
 from tests.contract.specs import SPECS, modules
@@ -30,6 +30,16 @@ def cells() -> Iterator[Cell]:
         for module in modules(spec):
             for event in (*EVENTS, *TOGETHER):
                 yield Cell(spec, module, event)
+        for event, (_, preferred) in CHOSEN.items():
+            yield Cell(spec, _first_of(preferred, spec), event)
+
+
+def hook_cells() -> Iterator[Cell]:
+    """Every cell of what is attached to an optimizer, instead of shared."""
+    for hook in hooked.HOOKS:
+        for module in hooked.modules(hook):
+            for event in hooked.EVENTS:
+                yield Cell(hook, module, event)
 
 
 def slow_cells() -> Iterator[Cell]:
@@ -38,13 +48,23 @@ def slow_cells() -> Iterator[Cell]:
         for event, (_, chosen) in SLOW.items():
             for module in (name for name in chosen if name in modules(spec)):
                 yield Cell(spec, module, event)
+        for event, (_, preferred) in CHOSEN.items():
+            for module in (name for name in modules(spec) if name != _first_of(preferred, spec)):
+                yield Cell(spec, module, event)
+
+
+def _first_of(preferred: tuple[str, ...], spec: str) -> str:
+    return next(name for name in preferred if name in modules(spec))
 
 
 def run(cell: Cell) -> Outcome:
     """Run one cell. The first one of two processes runs all of those."""
+    if cell.spec in hooked.HOOKS:
+        trial = hooked.Hooked(hooked.modules(cell.spec)[cell.module], hooked.HOOKS[cell.spec]())
+        return attempt(hooked.EVENTS[cell.event], trial)
     if cell.event in TOGETHER:
         return two_processes.outcomes()[cell.spec][cell.module]
-    event = EVENTS[cell.event] if cell.event in EVENTS else SLOW[cell.event][0]
+    event = EVENTS[cell.event] if cell.event in EVENTS else {**SLOW, **CHOSEN}[cell.event][0]
     return attempt(event, Trial(ZOO[cell.module], SPECS[cell.spec]()))
 
 

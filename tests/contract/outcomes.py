@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 import traceback
-from typing import Literal
+from typing import Literal, TypeVar
 import warnings
 
 import pytest
 import torch
 
-from tests.contract.trial import NothingTied, TorchRefuses, Trial
+from tests.contract.trial import NothingTied, TorchRefuses
 from weightshare.errors import SharingError, SharingWarning
+
+AnyTrial = TypeVar("AnyTrial")
 
 IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     # Torch's code generator uses it when it is first imported.
@@ -34,7 +36,7 @@ class Outcome:
     detail: str = ""
 
 
-def attempt(event: Callable[[Trial], None], trial: Trial) -> Outcome:
+def attempt(event: Callable[[AnyTrial], None], trial: AnyTrial) -> Outcome:
     """Run an event. Only an error of ours that names its reason, or torch's own refusal, counts as refused."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -13,6 +13,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
+OWN_TIES = r"^TorchRefuses: loading by assignment, and the meta device, undo the module's own ties"
 NO_LAYER = r"^NoMatch: .*can be shared\. "
 
 REFUSALS: tuple[Refusal, ...] = (
@@ -40,6 +41,13 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank of each layer", "*", "owners_only", r"^NothingTied"),
     Refusal("low rank of each layer", "*", "conflict", r"^NothingTied"),
     *(Refusal("templates", "*", event, r"^NothingTied") for event in ("retie", "owners_only", "conflict")),
+    *(
+        Refusal("proximal", module, "*", r"^SpecError: Proximal: .* has no trainable weight of a Linear or Conv layer")
+        for module in ("recurrent", "parametrized")
+    ),
+    Refusal("proximal", "half", "*", r"^SpecError: Proximal: .* is torch.bfloat16 and has no float32 master"),
+    Refusal("proximal", "tied_embedding", "assign", OWN_TIES),
+    Refusal("proximal", "tied_embedding", "to_empty", OWN_TIES),
     # Events of ties, of which this spec makes none.
     Refusal("clusters", "*", "retie", r"^NothingTied"),
     Refusal("clusters", "*", "owners_only", r"^NothingTied"),
@@ -50,6 +58,17 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank", "*", "conflict", r"^NothingTied"),
     # Local layers whose kernels differ are no convolution, whatever shares: classes of a lattice do differ.
     Refusal("*", "local_*", "fold", r"^ModelChanged: Kernels of \d local layers differ from their mean"),
+    # What is attached to an optimizer: other parameters have come to where those were that it steps.
+    *(
+        Refusal(
+            hook,
+            "*",
+            event,
+            r"^ModelChanged: .*the model does not read .* any more that this was attached to\. Share first",
+        )
+        for hook in ("sleep", "sleep, hebbian", "proximal")
+        for event in ("assign", "to_empty")
+    ),
     # Torch's own limits, which the module meets unshared as well.
     Refusal("*", "parametrized", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
     Refusal("clusters", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
@@ -57,6 +76,9 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
     Refusal("*", "complex_weights", "amp_*", r"^TorchRefuses: .*not implemented for 'ComplexFloat'"),
     Refusal("*", "*used_twice", "functional", r"^TorchRefuses: functional_call leaves its own numbers .*#86708"),
+    # What ONNX has no operators for, and what onnxruntime has no kernels for on the CPU.
+    Refusal("*", "complex_weights", "onnx", r"^FileError: ONNX cannot express Rotations: .*complex"),
+    Refusal("*", "half", "onnx", r"^FileError: onnxruntime .* cannot run .*NOT_IMPLEMENTED"),
     # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.
     Refusal("[hrb]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
     Refusal("[hrb]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 import copy
 import functools
+from pathlib import Path
+import tempfile
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from tests.contract.trial import (
 )
 from tests.support import bits, output, same_bits
 import weightshare as ws
+from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
 
 STEPS = 3
 
@@ -114,6 +117,29 @@ def _averaged(trial: Trial, by_hand: Callable[[Tensor, Tensor, int], Tensor], **
     check_shared(average.module, shared)
     check_close({name: tensor.detach() for name, tensor in average.module.named_parameters()}, wanted)
     assert not {t.data_ptr() for t in average.module.parameters()} & {t.data_ptr() for t in shared.model.parameters()}
+
+
+def resume(trial: Trial) -> None:
+    """The state of a run in a file, and from there in a new model and optimizer: the end is that of one that went on,
+    to the last bit."""
+    shared, twin = trial.shared(), trial.shared(seed=1)
+    run = {"steps": 2 * STEPS, "recipe": {"epochs": 1}}
+    mine, other = (torch.optim.AdamW(ws.param_groups(one.model, 0.1), lr=0.05) for one in (shared, twin))
+    _stepped(shared.model, mine, shared.example)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        write_snapshot(path, shared.model, mine, Progress(run, step=STEPS), [generators()])
+        read_snapshot(path, twin.model, other, run)
+    for model, optimizer in ((shared.model, mine), (twin.model, other)):
+        _stepped(model, optimizer, shared.example)
+    check_shared(twin.model, twin)
+    assert same_bits(twin.model.state_dict().values(), shared.model.state_dict().values())
+
+
+def _stepped(model: nn.Module, optimizer: torch.optim.Optimizer, example: Tensor) -> None:
+    for _ in range(STEPS):
+        gradients(model.train(), example)
+        optimizer.step()
 
 
 def functional(trial: Trial) -> None:

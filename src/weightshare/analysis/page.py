@@ -14,7 +14,7 @@ from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.depth.record import Evolution
 from weightshare.planning import Plan
 
-NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
+NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?( ●)?|–")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,17 @@ class Tile:
     label: str
     value: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to another page, by its relative address."""
+
+    text: str
+    href: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,9 @@ def run_page(
         HTML text.
     """
     before, after = summary["stored_before"], summary["stored"]
+    early = f" of {summary['config']['train']['epochs']}: stopped early" if summary.get("stopped_early") else ""
     tiles = [
-        Tile("test accuracy", f"{summary['accuracy']:.2%}", f"after {len(history)} epochs"),
+        Tile("test accuracy", f"{summary['accuracy']:.2%}", f"after {len(history)} epochs{early}"),
         Tile("stored numbers", f"{after:,}", f"{after / before:.1%} of {before:,} before sharing"),
         Tile("file, folded", f"{summary['folded_file_bytes']:,} B", "a plain safetensors file"),
         Tile("MACs", f"{summary['macs']:,}", "one image; sharing does not lower them"),

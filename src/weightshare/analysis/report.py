@@ -16,6 +16,7 @@ from weightshare.space.measure import space_sharing
 from weightshare.space.positions import Mixtures, Positions
 from weightshare.surgery.count import count, distinct_values, macs
 from weightshare.surgery.edit import parameter_at
+from weightshare.surgery.quantised import refuse_wrapped
 from weightshare.surgery.sites import sites, unwrapped
 
 
@@ -222,7 +223,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
 
     Raises:
         SpecError: If the model has no parameters, lies on the meta device, or cannot run on the example input.
-        ModelChanged: If a path that a plan shares is gone.
+        ModelChanged: If a path that a plan shares is gone, or a parameter was quantised.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
@@ -233,6 +234,7 @@ def report(model: nn.Module, example_input: Any = None) -> Report:
     """
     model = unwrapped(model)
     refuse_foreign(model)
+    refuse_wrapped(model.named_parameters(), "be counted")
     groups, codebooks, positions, planned, decoded = [], [], [], set[str](), 0
     for at, plan in applied_plans(model):
         part = model.get_submodule(at)

@@ -104,12 +104,12 @@ def numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
         raise ConfigError(f"{option} {text!r}: need numbers, with commas between several.") from error
 
 
-def pairs(texts: Sequence[str] | None, option: str = "--model-arg") -> dict[str, Any]:
-    """`KEY=VALUE` texts, the values as YAML has them."""
+def pairs(texts: Sequence[str] | None, option: str = "--model-arg", dotted: bool = False) -> dict[str, Any]:
+    """`KEY=VALUE` texts, the values as YAML has them; a dotted key is one of a section."""
     found = {}
     for text in texts or ():
         key, separator, value = text.partition("=")
-        if not separator or not key.isidentifier():
+        if not separator or not (key.isidentifier() or (dotted and key)):
             raise ConfigError(f"{option} {text!r}: need KEY=VALUE.")
         found[key] = parse_yaml(value, f"{option} {text[:200]!r}")
     return found

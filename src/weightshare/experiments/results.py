@@ -145,8 +145,13 @@ def save_png(figure: "Figure", path: str | Path) -> None:
         figure.savefig(temporary, format="png", dpi=110, transparent=True)
 
 
-def filled(page: str, blocks: Mapping[str, str]) -> str:
+def filled(page: str, blocks: Mapping[str, str], markdown: bool = False) -> str:
     """A page of text with what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` as it should be.
+
+    Args:
+        page: The text.
+        blocks: What belongs between the markers, by name.
+        markdown: Whether it is Markdown itself, and not to be shown letter by letter.
 
     Raises:
         ConfigError: If the page has no place, or several, for a block.
@@ -154,7 +159,8 @@ def filled(page: str, blocks: Mapping[str, str]) -> str:
     for name, text in blocks.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page, count = pattern.subn(lambda _, inside=text, b=begin, e=end: f"{b}```text\n{inside}\n```\n{e}", page)
+        inside = f"\n{text}\n\n" if markdown else f"```text\n{text}\n```\n"
+        page, count = pattern.subn(lambda _, whole=begin + inside + end: whole, page)
         if count != 1:
             raise ConfigError(f"The page has {count} places for {name!r}, need one.")
     return page

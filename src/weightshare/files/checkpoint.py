@@ -17,13 +17,15 @@ from weightshare.depth.templates import TemplateBank, TemplateGroup
 from weightshare.errors import FileError, ModelChanged, SharingError
 from weightshare.files import archive
 from weightshare.files.compact import Coded, code
+from weightshare.files.folders import is_index, located, read_shards
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
-from weightshare.files.sharded import is_index, located, read_shards
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
+from weightshare.surgery.quantised import refuse_wrapped
+from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
 
@@ -45,7 +47,8 @@ def save(model: nn.Module, path: str | Path) -> int:
         Size of the file in bytes.
 
     Raises:
-        ModelChanged: If ties have come undone; call `retie_` first.
+        ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
+        SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
             disk refuses.
 
@@ -59,23 +62,11 @@ def save(model: nn.Module, path: str | Path) -> int:
         True
     """
     model = unwrapped(model)
+    refuse_spread(model, "save")
     refuse_untied(model)
-    owned, aliases = owners(model)
+    refuse_wrapped(model.named_parameters(), "be written")
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
-    coded: dict[str, Recipe] = {}
-    for name, (_, group) in decoded(applied_plans(model)).items():
-        first, second = (owned.pop(key, None) for key in group.keys)
-        if first is None or second is None:
-            raise ModelChanged(
-                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
-                "again."
-            )
-        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
-    for name, tensor in list(owned.items()):
-        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
-        if found is not None:
-            coded[name] = found
-            del owned[name]
+    owned, coded, aliases = stored(model)
     return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded, rows_of(model))
 
 
@@ -96,6 +87,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             model is bit for bit as it was.
     """
     model = unwrapped(model)
+    refuse_spread(model, "load", "Load into the whole model, and shard it then.")
     held = archive.read(path, KIND)
     plans = _plans(str(path), held.content.get("plans", []))
     tensors = _as_in_memory(str(path), held, plans)
@@ -170,6 +162,30 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
             f"dense, over {most:,}. If that is meant, call weightshare.tensors(path, largest={held.dense_size})."
         )
     return held.state
+
+
+def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Recipe], dict[str, str]]:
+    """What a file stores of a model: tensors as they are, those that have a recipe, and further names with the owner's.
+
+    Raises:
+        ModelChanged: If a weight does not read what its plan stores for it any more.
+    """
+    owned, aliases = owners(model)
+    coded: dict[str, Recipe] = {}
+    for name, (_, group) in decoded(applied_plans(model)).items():
+        first, second = (owned.pop(key, None) for key in group.keys)
+        if first is None or second is None:
+            raise ModelChanged(
+                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
+                "again."
+            )
+        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
+    for name, tensor in list(owned.items()):
+        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
+        if found is not None:
+            coded[name] = found
+            del owned[name]
+    return owned, coded, aliases
 
 
 def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

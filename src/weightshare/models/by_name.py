@@ -108,13 +108,24 @@ def build(
 
 
 def import_timm() -> Any:
-    """Import timm, also where torch is a CPU build and torchvision, which timm imports, is a CUDA build.
-
-    There torchvision stops at two operators that its compiled half would have declared. No classifier calls them, so
-    declaring them is enough; a call would still fail with torch's own error.
+    """Import timm, which imports torchvision: see `mend_torchvision`.
 
     Raises:
         ConfigError: If timm is not installed.
+    """
+    mend_torchvision()
+    try:
+        return import_module("timm")
+    except ImportError as error:
+        raise ConfigError(f"timm is not installed ({error}): pip install 'weightshare[models]'.") from error
+
+
+def mend_torchvision() -> None:
+    """Let torchvision be imported where torch is a CPU build and torchvision a CUDA build; elsewhere do nothing.
+
+    There torchvision stops at two operators that its compiled half would have declared. No classifier calls them, so
+    declaring them is enough; a call would still fail with torch's own error. Call it before what imports torchvision:
+    timm, transformers and Lightning's metrics do.
     """
     try:
         import torchvision  # noqa: F401
@@ -124,10 +135,6 @@ def import_timm() -> Any:
         if "torchvision::nms" not in str(error):
             raise
         _declare_torchvision_operators()
-    try:
-        return import_module("timm")
-    except ImportError as error:
-        raise ConfigError(f"timm is not installed ({error}): pip install 'weightshare[models]'.") from error
 
 
 def _declare_torchvision_operators() -> None:

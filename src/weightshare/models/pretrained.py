@@ -17,7 +17,7 @@ from torch import nn
 from weightshare.errors import ConfigError, FileError, SpecError
 from weightshare.files.atomic import read_json, write_text
 from weightshare.files.checkpoint import load, save
-from weightshare.files.sharded import COMPACT
+from weightshare.files.folders import COMPACT
 from weightshare.models.by_name import import_timm
 from weightshare.verbs import unshare_
 

@@ -3,13 +3,15 @@
 Share the model in floating point, and quantise it then: torch's and torchao's tools quantise a tied parameter as any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from weightshare._typing import Where
+from weightshare.errors import ModelChanged
+from weightshare.surgery.shards import is_spread
 from weightshare.surgery.sites import EXCLUDE, Site, plain, prefixes
 
 PACKED = {"_packed_params", "_all_weight_values"}
@@ -27,13 +29,32 @@ def quantised(tensor: Tensor) -> str:
         ''
     """
     # DTensor, as FSDP2 makes it, is a wrapper too, of plain numbers.
-    if is_traceable_wrapper_subclass(tensor) and type(tensor).__name__ != "DTensor":
+    if is_traceable_wrapper_subclass(tensor) and not is_spread(tensor):
         return f"it is a {type(tensor).__name__}, whose numbers lie elsewhere, as those of quantised weights do"
     narrow = tensor.is_floating_point() and tensor.element_size() < 2
     if tensor.is_quantized or narrow or not (tensor.is_floating_point() or tensor.is_complex()):
         kind = str(tensor.dtype).removeprefix("torch.")
         return f"its numbers are {kind}, which mean nothing without the scale of their own layer"
     return ""
+
+
+def refuse_wrapped(named: Iterable[tuple[str, Tensor]], what: str) -> None:
+    """Refuse to compare, count or write tensors that have their numbers elsewhere, which few operations are defined on.
+
+    Args:
+        named: Parameters by path.
+        what: What cannot be done, such as `"be counted"`.
+
+    Raises:
+        ModelChanged: Naming the first such parameter.
+    """
+    for path, tensor in named:
+        if is_traceable_wrapper_subclass(tensor) and quantised(tensor):
+            raise ModelChanged(
+                f"'{path}' cannot {what}: {quantised(tensor)}. Do that with the model before it is quantised. Then "
+                "fold and quantise: weightshare.integrations.torchao.quantized does, and keeps each slot one tensor. "
+                "torch.save(model.state_dict(), path) writes it."
+            )
 
 
 def beside_quantised(site: Site) -> str:

@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 import time
 from typing import TYPE_CHECKING, Any
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from weightshare.depth.record import RecordHandle
-from weightshare.errors import TrainingError
+from weightshare.errors import SharingWarning, TrainingError
 from weightshare.files.atomic import write_text
 from weightshare.files.evolution import save_evolution
 from weightshare.hooks import Handle
-from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
+from weightshare.surgery.shards import local_part
+from weightshare.training.snapshot import PROCESSES, Progress, generators, read_snapshot, write_snapshot
 from weightshare.training.workplace import Stop, Stopped
 
 if TYPE_CHECKING:
@@ -59,7 +61,15 @@ class Keeper:
             return Progress(self.run)
         rank = self.fabric.global_rank
         at = read_snapshot(self.path, self.model, self.optimizer, self.run, rank, self.scaler, self.hooks)
+        before, now, at.run = at.run.get(PROCESSES), self.fabric.world_size, self.run
         if self.fabric.is_global_zero:
+            if before != now:
+                warnings.warn(
+                    f"The run in '{self.path.parent}' was on {before} processes and goes on on {now}: it takes the "
+                    "same batches, but sums in another order and draws other numbers for augmentation and dropout.",
+                    SharingWarning,
+                    stacklevel=3,
+                )
             self._write_beside(at)  # a process may have been killed between the files
         return at
 
@@ -68,7 +78,7 @@ class Keeper:
         due = self.path is not None and (stop.signal is not None or time.monotonic() - self.kept >= self.seconds)
         if self.fabric.world_size == 1 or self.path is None:
             return due
-        return step % AGREE_EVERY == 0 and self._any(due)
+        return step % AGREE_EVERY == 0 and self.any(due)
 
     def keep(self, at: Progress) -> None:
         """Write the state, then what is read from it: the metrics, and how layers became alike."""
@@ -77,15 +87,16 @@ class Keeper:
         at.scaler = self.scaler.state_dict() if self.scaler else None
         at.hooks = [hook.state_dict() for hook in self.hooks]
         states = _gathered(self.fabric, generators())
-        if self.fabric.is_global_zero:
-            write_snapshot(self.path, self.model, self.optimizer, at, states)
+        first = self.fabric.is_global_zero
+        write_snapshot(self.path, self.model, self.optimizer, at, states, writes=first)
+        if first:
             self._write_beside(at)
         self.fabric.barrier()
         self.kept = time.monotonic()
 
     def leave_if_asked(self, stop: Stop, where: str) -> None:
         """Raise if this process, or one that works with it, was asked to stop; the state is kept already."""
-        if self.path is None or not self._any(stop.signal is not None):
+        if self.path is None or not self.any(stop.signal is not None):
             return
         said = f"Stopped {where}; the state is in '{self.path}'."
         if stop.signal is stop.INTERRUPT:
@@ -93,9 +104,15 @@ class Keeper:
         raise Stopped(said, stop.signal or stop.TERMINATE)
 
     def refuse_diverged(
-        self, sums: Tensor, epoch: int, lr: float, test_loss: float = 0.0, after_step: bool = False
+        self,
+        sums: Tensor,
+        epoch: int,
+        lr: float,
+        test_loss: float = 0.0,
+        after_step: bool = False,
+        alone: bool = False,
     ) -> None:
-        """Raise if a loss or a weight was not finite, before such a state is kept."""
+        """Raise if a loss or a weight was not finite, before such a state is kept; in all processes, or `alone`."""
         loss, _, _, good = sums.tolist()
         seen = {
             f"in training from step {int(good) + 1}": loss,
@@ -103,7 +120,7 @@ class Keeper:
             "on the test images": test_loss,
         }
         bad = [f"{value} {where}" for where, value in seen.items() if not math.isfinite(value)]
-        if not self._any(bool(bad)):
+        if not (bad if alone else self.any(bool(bad))):
             return
         kept = "Nothing was kept"
         if self.path is not None and self.path.exists():
@@ -113,7 +130,8 @@ class Keeper:
             f"{kept}. Lower train.lr (now {lr})."
         )
 
-    def _any(self, here: bool) -> bool:
+    def any(self, here: bool) -> bool:
+        """Whether it is so in this process or in one that works with it; all of them have to ask."""
         if self.fabric.world_size == 1:
             return here
         votes = self.fabric.all_reduce(torch.tensor(float(here), device=self.fabric.device), reduce_op="sum")
@@ -141,5 +159,5 @@ def _gathered(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Ten
 
 
 def _sum_of_weights(model: nn.Module) -> float:
-    """A number that is finite if every weight is."""
-    return torch.stack([tensor.detach().abs().sum().float() for tensor in model.parameters()]).sum().item()
+    """A number that is finite if every weight is; of a sharded one, the part that lies here."""
+    return torch.stack([local_part(tensor)[0].abs().sum().float() for tensor in model.parameters()]).sum().item()

@@ -123,10 +123,12 @@ class RunConfig:
         train: The schedule.
         seed: Of the weights, the order of the data, and everything else that is drawn.
         device: `auto`, `cpu`, `cuda` or another accelerator of Lightning Fabric.
-        devices: How many of them, one process each.
-        strategy: Fabric's strategy, such as `auto` or `ddp`.
+        devices: How many of them, one process each; `torchrun` says it instead where it starts the processes.
+        strategy: `ddp` or `fsdp2` for several processes, or another strategy of Fabric; `auto` is `ddp` where there are
+            several.
         precision: `32-true`, `bf16-mixed` or `16-mixed`: weights are float32 in each.
         checkpoint_minutes: After how many minutes the state of training is kept inside an epoch too.
+        timeout_minutes: How long a process waits for the others of a run before it gives the run up.
         tensorboard: Whether to write scalars and pictures for TensorBoard.
         out: The run directory.
 
@@ -151,6 +153,7 @@ class RunConfig:
     strategy: str = "auto"
     precision: PrecisionName = "32-true"
     checkpoint_minutes: float = 10.0
+    timeout_minutes: float = 10.0
     tensorboard: bool = False
     out: str = "runs/run"
 
@@ -160,6 +163,7 @@ class RunConfig:
             ("devices", self.devices >= 1, "1 or more"),
             ("image_size", self.image_size is None or self.image_size >= 1, "1 or more pixels, or nothing"),
             ("checkpoint_minutes", 0 <= self.checkpoint_minutes < math.inf, "0 or more"),
+            ("timeout_minutes", 0 < self.timeout_minutes < math.inf, "above 0"),
             ("out", bool(self.out), "the name of a folder"),
             ("model_args", all(isinstance(key, str) for key in self.model_args), "names as keys"),
         ):

@@ -14,6 +14,7 @@ report.html             the page to look at
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 import json
 import math
@@ -28,17 +29,19 @@ from weightshare.analysis.page import run_page
 from weightshare.analysis.report import report
 from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
-from weightshare.files.checkpoint import load, save
+from weightshare.files.checkpoint import load, owners, save
 from weightshare.files.evolution import load_evolution
 from weightshare.files.opening import parse_json, read_text
 from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
+from weightshare.surgery.shards import whole
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
-from weightshare.training.loop import evaluate, fit
+from weightshare.training.launch import launched, together
+from weightshare.training.loop import History, evaluate, fit
 from weightshare.training.recipe import RunConfig, read_yaml, strict
-from weightshare.training.snapshot import differences
+from weightshare.training.snapshot import OF_PROCESSES, differences
 from weightshare.training.workplace import at_work
 from weightshare.verbs import fold, plan
 
@@ -48,21 +51,28 @@ if TYPE_CHECKING:
 CONFIG, SUMMARY, PLANS, ENVIRONMENT = "config.yaml", "summary.json", "plan.json", "environment.json"
 MODEL, FOLDED, PAGE = "model.safetensors", "folded.safetensors", "report.html"
 
-ANYWHERE = {"out", "data_dir", "checkpoint_minutes", "tensorboard"}
-"""What may differ when a run goes on: folders may be moved, and the rest does not touch what is computed."""
+ANYWHERE = {"out", "data_dir", "checkpoint_minutes", "timeout_minutes", "tensorboard", *OF_PROCESSES}
+"""What may differ when a run goes on: folders may be moved, another number of processes may take the same batches, and
+the rest does not touch what is computed."""
 
 
 def _silent(text: str) -> None:
     """Nobody listens."""
 
 
-def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "training") -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    echo: Callable[[str], None] = _silent,
+    label: str = "training",
+    on_epoch: Callable[[History], bool] | None = None,
+) -> dict[str, Any]:
     """Build, share, train, fold, save and report, as a configuration says; a run that was stopped goes on.
 
     Args:
         config: What to do.
         echo: Gets the plans and the report as text.
         label: What the progress bar says.
+        on_epoch: May end the training between two epochs; see `fit`. The summary then says `stopped_early`.
 
     Returns:
         What `summary.json` holds. A run that is finished already is read, not repeated.
@@ -71,21 +81,36 @@ def run(config: RunConfig, echo: Callable[[str], None] = _silent, label: str = "
         SharingError: If anything in the configuration does not fit, or the directory holds another run.
     """
     folder = Path(config.out)
-    finished = _finished(folder, config)
-    if finished is not None:
+    done = finished(folder, config)
+    if done is not None:
         echo(f"'{folder}' is finished already: nothing to do.")
-        return finished
+        return done
     with at_work(folder):
         try:
-            return _work(config, echo, label)
+            return _work(config, echo, label, on_epoch)
         finally:
             if torch.distributed.is_initialized():  # else its threads outlive the interpreter, which aborts
                 torch.distributed.destroy_process_group()
 
 
-def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[str, Any]:
+def _work(
+    config: RunConfig, echo: Callable[[str], None], label: str, on_epoch: Callable[[History], bool] | None
+) -> dict[str, Any]:
     folder = Path(config.out)
-    fabric = _fabric(config)
+    fabric = launched(config)
+    hint = f"Go on with: weightshare train --out {folder}, or let torchrun --max-restarts do so."
+    with together(fabric, hint):
+        return _together(config, fabric, echo, label, on_epoch)
+
+
+def _together(
+    config: RunConfig,
+    fabric: "Fabric",
+    echo: Callable[[str], None],
+    label: str,
+    on_epoch: Callable[[History], bool] | None,
+) -> dict[str, Any]:
+    folder = Path(config.out)
     if not fabric.is_global_zero:
         echo = _silent
     data = _data(config)
@@ -102,13 +127,24 @@ def _work(config: RunConfig, echo: Callable[[str], None], label: str) -> dict[st
     minutes, board = config.checkpoint_minutes, config.tensorboard
     identity = {"config": {key: value for key, value in _decisive(config).items() if key not in ("train", "seed")}}
     teacher = _teacher(config, data)
-    history = fit(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher)
+    twin = deepcopy(model) if config.strategy == "fsdp2" else None
+    history = fit(
+        *(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher, on_epoch)
+    )
     seconds = time.perf_counter() - before
-    model.cpu()
+    model = model.cpu() if twin is None else _gathered(model, twin)
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
     if torch.distributed.is_initialized():
         fabric.barrier()  # nobody leaves before the first process has written everything
     return summary
+
+
+def _gathered(model: nn.Module, twin: nn.Module) -> nn.Module:
+    """The numbers of a sharded model in one from before it was sharded; every process calls it."""
+    with torch.no_grad():
+        for held, tensor in zip(owners(twin)[0].values(), owners(model)[0].values(), strict=True):
+            held.copy_(whole(tensor))
+    return twin
 
 
 def _finish(
@@ -127,6 +163,8 @@ def _finish(
     numbers = report(model, data.example)
     summary = {
         "config": asdict(config),
+        "epochs": len(history),
+        "stopped_early": len(history) < config.train.epochs,
         "model": numbers.model,
         "stored_before": plans[0].stored_before if plans else numbers.stored,
         "stored": numbers.stored,
@@ -198,6 +236,26 @@ def read_config(folder: str | Path) -> RunConfig:
     return strict(RunConfig, read_yaml(path))
 
 
+def finished(folder: str | Path, config: RunConfig) -> dict[str, Any] | None:
+    """What `summary.json` holds of a finished run of this very configuration, or `None` if there is none yet.
+
+    Raises:
+        TrainingError: If the directory holds another run.
+        SharingError: If its files are damaged.
+    """
+    folder = Path(folder)
+    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
+        differs = differences(_decisive(read_config(folder)), _decisive(config))
+        if differs:
+            raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
+    if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
+        return None
+    summary = read_json(folder / SUMMARY)
+    if not isinstance(summary, dict) or not summary.keys() >= {"accuracy", "stored", "stored_before", "config"}:
+        raise FileError(f"'{folder / SUMMARY}' is damaged. Delete it, and train again: what is done is not repeated.")
+    return summary
+
+
 def trained(folder: str | Path) -> tuple[nn.Module, Data]:
     """The trained model of a finished run, shared as it was, and its data.
 
@@ -223,7 +281,7 @@ def rewrite_page(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     config = read_config(folder)
-    summary = _finished(folder, config)
+    summary = finished(folder, config)
     if summary is None:
         raise TrainingError(f"The run '{folder}' is not finished: there is nothing to report yet.")
     model, _ = trained(folder)  # its plans are under the file's checksum
@@ -267,28 +325,6 @@ def output_difference(model: nn.Module, folded: nn.Module, data: Data) -> float:
         return (model(images) - folded(images)).abs().max().item()
 
 
-def _fabric(config: RunConfig) -> "Fabric":
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise ConfigError(f"Training needs Lightning Fabric ({error}): pip install 'weightshare[train]'.") from error
-    try:
-        fabric = Fabric(
-            accelerator=config.device,
-            devices=config.devices,
-            strategy=config.strategy,
-            precision=config.precision,
-        )
-        if config.devices > 1 or config.strategy != "auto":
-            fabric.launch()
-    except Exception as error:  # Fabric raises many kinds for what it cannot give
-        raise ConfigError(
-            f"device={config.device!r}, devices={config.devices}, strategy={config.strategy!r} with "
-            f"precision={config.precision!r} cannot be had here: {error}"
-        ) from error
-    return fabric
-
-
 def _data(config: RunConfig) -> Data:
     return config.prepare(load_data(config.data, config.data_dir, config.image_size))
 
@@ -315,17 +351,3 @@ def _teacher(config: RunConfig, data: Data) -> nn.Module | None:
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """What a run cannot go on with another value of."""
     return {key: value for key, value in asdict(config).items() if key not in ANYWHERE}
-
-
-def _finished(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a finished run of this very configuration, or `None` if there is none yet."""
-    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
-        differs = differences(_decisive(read_config(folder)), _decisive(config))
-        if differs:
-            raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
-    if not (folder / SUMMARY).is_file() or not (folder / MODEL).is_file():
-        return None
-    summary = read_json(folder / SUMMARY)
-    if not isinstance(summary, dict) or not summary.keys() >= {"accuracy", "stored", "stored_before", "config"}:
-        raise FileError(f"'{folder / SUMMARY}' is damaged. Delete it, and train again: what is done is not repeated.")
-    return summary

@@ -6,6 +6,7 @@ and generators as they were.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+import hashlib
 from inspect import signature
 from itertools import product
 import math
@@ -20,6 +21,7 @@ from weightshare.errors import FileError, SpecError, TrainingError
 from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 from weightshare.hooks import Handle
+from weightshare.surgery.shards import is_spread, keep_part_, placed_like, whole
 from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.regularise import Regularise
 from weightshare.training.share import Share
@@ -29,6 +31,10 @@ ROW = ("epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accurac
 SHARED = ("distinct_share", "zero_share", "penalty")  # of a run with regularisers
 NOISE = ("noise_within_modules", "noise_over_positions")  # of a run with local layers
 SIMILARITY = ("layer_similarity",)  # of a run with templates
+
+PROCESSES = "processes"
+OF_PROCESSES = ("devices", "strategy")
+"""Of a configuration: over how many processes a run is spread, and how. It may go on over others."""
 
 
 @dataclass
@@ -60,8 +66,11 @@ def write_snapshot(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     generators: Sequence[Mapping[str, Tensor]],
+    writes: bool = True,
 ) -> None:
     """Write the state of a training run in one step.
+
+    What is spread over processes is gathered, so that the file is the same for any number of them; all call this then.
 
     Args:
         path: The file; the one before is replaced once this one is whole.
@@ -69,6 +78,7 @@ def write_snapshot(
         optimizer: Its state and groups.
         progress: How far the run is; JSON-able.
         generators: For each process the states of its random generators, by device; see `generators`.
+        writes: Whether this process is the one that writes; the others give their parts.
 
     Raises:
         FileError: If the disk refuses; the file before is then unchanged.
@@ -83,10 +93,23 @@ def write_snapshot(
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
+    tensors = _whole(tensors, writes)
+    if not writes:
+        return
     for rank, of_rank in enumerate(generators):
         tensors |= {f"rng.{rank}.{device}": value for device, value in of_rank.items()}
     content = {"kind": KIND, "groups": state["param_groups"], "numbers": numbers, "progress": asdict(progress)}
     archive.write(path, tensors, {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()}, content)
+
+
+def _whole(tensors: dict[str, Tensor], kept: bool) -> dict[str, Tensor]:
+    """All of each tensor, for the process that keeps them; one by one, since together they may not fit."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        all_of_it = whole(tensor)
+        if kept:
+            gathered[name] = all_of_it.cpu()
+    return gathered
 
 
 def read_snapshot(
@@ -142,7 +165,10 @@ def read_snapshot(
         scaler.load_state_dict(progress.scaler)
     with torch.no_grad():
         for tensor, value in values:
-            tensor.copy_(value)
+            if is_spread(tensor):
+                keep_part_(tensor, value)
+            else:
+                tensor.copy_(value)
     return progress
 
 
@@ -170,11 +196,17 @@ def _set_hooks(hooks: Sequence[Handle], states: object, progress: Progress, run:
 
 
 def _set_generators(held: archive.Archive, rank: int) -> None:
-    """Set them; torch refuses a state that is none before it changes anything."""
+    """Set them; torch refuses a state that is none before it changes anything.
+
+    A process that the run did not have before draws from a seed of its own, which follows from the first one's state.
+    """
     for device, own in generators().items():
-        value = held.tensors.get(f"rng.{rank}.{device}")
-        if value is None and device != "cpu":
+        value, first = (held.tensors.get(f"rng.{number}.{device}") for number in (rank, 0))
+        if first is None and device != "cpu":
             continue  # the run was on another device so far
+        if value is None and rank and first is not None:
+            seed = hashlib.sha256(first.numpy().tobytes() + rank.to_bytes(8, "little")).digest()
+            value = torch.Generator(device).manual_seed(int.from_bytes(seed[:8], "little")).get_state()
         if value is None or (value.shape, value.dtype) != (own.shape, own.dtype):
             raise FileError(f"it holds no state of the {device} random generator of process {rank}.")
         if device == "cpu":
@@ -189,7 +221,8 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if set(entry) != keys or not isinstance(entry["history"], list):
         raise FileError(f"it does not say how far the run was: need {', '.join(sorted(keys))}.")
     progress = Progress(**entry)
-    differs = differences(_completed(progress.run, run), run)
+    decisive = _decisive(run)
+    differs = differences(_completed(_decisive(progress.run), decisive), decisive)
     if differs:
         raise TrainingError(f"belongs to another run: {', '.join(differs)}.")
     for row in progress.history:
@@ -204,6 +237,12 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
     if not (whole and in_order and summed):
         raise FileError("it does not say how far the run was.")
     return progress
+
+
+def _decisive(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run cannot go on with another value of: the batches are the same, whoever takes which part of them."""
+    config = {key: value for key, value in run.get("config", {}).items() if key not in OF_PROCESSES}
+    return {key: value for key, value in run.items() if key != PROCESSES} | ({"config": config} if config else {})
 
 
 def _completed(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,17 +306,23 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             shapes = (parameters[int(index)].shape, torch.Size())
-            if int(index) < 0 or value.shape not in shapes or not value.is_floating_point():
+            real = value.is_floating_point() or (value.is_complex() and parameters[int(index)].is_complex())
+            if int(index) < 0 or value.shape not in shapes or not real:
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
-            # As the parameter lies in memory (channels last, say): fused optimizers go through both side by side.
-            laid = torch.empty_like(parameters[int(index)], dtype=value.dtype, device="cpu") if value.dim() else None
-            state.setdefault(int(index), {})[key] = value if laid is None else laid.copy_(value)
+            state.setdefault(int(index), {})[key] = _laid(value, parameters[int(index)]) if value.dim() else value
     for index, entries in held.content["numbers"].items():
         state.setdefault(int(index), {}).update(entries)
     for index, entries in state.items():
         if not 0 <= index < len(parameters) or set(entries) != keys:
             raise FileError(f"the optimizer's state of parameter {index} has {sorted(entries)}, need {sorted(keys)}.")
     return {"state": state, "param_groups": loaded}
+
+
+def _laid(value: Tensor, parameter: Tensor) -> Tensor:
+    """As the parameter lies in memory (channels last, say), which fused optimizers go through, and over processes."""
+    if is_spread(parameter):
+        return placed_like(parameter, value)
+    return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
 
 
 def _like(name: str, value: Any, own: Any) -> Any:

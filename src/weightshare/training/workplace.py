@@ -16,10 +16,14 @@ PATIENCE = 1.0  # seconds in which more signals count as one: `timeout` and sche
 
 
 @contextmanager
-def at_work(folder: str | Path) -> Iterator[None]:
+def at_work(folder: str | Path, patience: float = 0.0) -> Iterator[None]:
     """Be the one process that writes to a run directory; the system ends this when the process ends, however it does.
 
     What a killed process left half written is removed. Of several processes of one run only the first locks.
+
+    Args:
+        folder: The run directory; it is made if there is none.
+        patience: Seconds to wait for another process to leave.
 
     Raises:
         TrainingError: If another process is at work there.
@@ -34,7 +38,7 @@ def at_work(folder: str | Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0, is_singleton=True)  # the same one again inside one process
-        lock.acquire()
+        lock.acquire(timeout=patience)
     except Timeout as error:
         raise TrainingError(
             f"Another process is at work in '{folder}'. Wait for it, stop it, or choose another folder with --out."

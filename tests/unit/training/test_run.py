@@ -207,3 +207,35 @@ def test_a_run_does_not_go_on_with_other_labels(finished, tmp_path, monkeypatch)
     monkeypatch.setattr(training_run, "load_data", lambda *_: replace(digits, train=train))
     with pytest.raises(TrainingError, match="another run: labels is"):
         run(config(folder))
+
+
+def test_a_run_that_is_ended_between_two_epochs_is_finished_and_says_so(tmp_path):
+    seen = []
+
+    def after_two(history):
+        seen.append(len(history))
+        return len(history) == 2
+
+    settings = config(tmp_path / "run", train=Recipe(epochs=5))
+    summary = run(settings, on_epoch=after_two)
+    assert seen == [1, 2]
+    assert (summary["epochs"], summary["stopped_early"]) == (2, True)
+    assert run(settings) == summary
+    assert "after 2 epochs of 5: stopped early" in (tmp_path / "run" / "report.html").read_text()
+    model, _ = trained(tmp_path / "run")
+    assert model.blocks[2].pointwise.weight is model.blocks[3].pointwise.weight
+
+
+def test_a_run_that_goes_on_is_asked_again_whether_to_end_where_it_stopped(tmp_path):
+    settings = config(tmp_path / "run", train=Recipe(epochs=3))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(history):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(settings, on_epoch=killed)
+    summary = run(settings, on_epoch=lambda history: len(history) == 1)
+    assert (summary["epochs"], summary["stopped_early"]) == (1, True)
