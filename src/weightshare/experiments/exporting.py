@@ -256,7 +256,16 @@ def size_table(rows: Sequence[Row]) -> str:
     """Sizes as text."""
     columns = ("method", "file of", "stored", "safetensors", "ONNX", "its tensors", "torch.export", "difference")
     shown = [
-        (row.method, row.form, row.stored, row.safetensors, row.onnx, row.onnx_tensors, row.program, f"{row.difference:.0e}")
+        (
+            row.method,
+            row.form,
+            row.stored,
+            row.safetensors,
+            row.onnx,
+            row.onnx_tensors,
+            row.program,
+            f"{row.difference:.0e}",
+        )
         for row in rows
     ]
     return render(columns, shown, numbers=columns[2:])

@@ -144,8 +144,12 @@ def whole_verbs(folder: Path) -> None:
             ws.unshare_(model)
         copy = unsharded_copy(model)
         assert (unsharded_copy(model, everywhere=False) is None) == (dist.get_rank() > 0)
-        assert [type(module) for module in copy.modules()] == [type(module) for module in twin.modules()] or spec != "tie"
-        assert [type(module).__name__ for module in copy.modules()] == [type(module).__name__ for module in twin.modules()]
+        assert [type(module) for module in copy.modules()] == [
+            type(module) for module in twin.modules()
+        ] or spec != "tie"
+        assert [type(module).__name__ for module in copy.modules()] == [
+            type(module).__name__ for module in twin.modules()
+        ]
         assert partition(copy) == partition(twin)
         check_close(copy.state_dict(), numbers(model))
         ws.save(copy, path)
@@ -239,7 +243,12 @@ def hooks(_: Path) -> None:
 
 
 def sleeps() -> list[ws.Sleep]:
-    return [ws.Sleep(), ws.Sleep(strength=0.3), ws.Sleep(mode="hebbian"), ws.Sleep(mode=Hebbian(noise=0.2, iterations=3))]
+    return [
+        ws.Sleep(),
+        ws.Sleep(strength=0.3),
+        ws.Sleep(mode="hebbian"),
+        ws.Sleep(mode=Hebbian(noise=0.2, iterations=3)),
+    ]
 
 
 def penalties() -> list[object]:
