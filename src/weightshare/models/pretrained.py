@@ -5,6 +5,7 @@ What a codebook or a bank makes it does save, as entries that `from_pretrained` 
 on with random weights. So a shared model is kept in a file of our own, by another name than transformers looks for.
 """
 
+from contextlib import suppress
 import copy
 from importlib import import_module
 from pathlib import Path
@@ -23,7 +24,7 @@ from weightshare.verbs import unshare_
 CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, plain: bool = False) -> int:
+def save_pretrained(model: Any, folder: str | Path, plain: bool = False) -> int:
     """Write a model of transformers, shared or not, with its configuration.
 
     Args:
@@ -98,10 +99,8 @@ def _built(transformers: Any, path: Path) -> nn.Module:
 
 
 def _transformers() -> Any:
-    try:
+    with suppress(ConfigError):  # transformers does without timm
         import_timm()  # declares what transformers would miss where torch is a CPU build
-    except ConfigError:
-        pass  # transformers does without timm
     try:
         return import_module("transformers")
     except ImportError as error:

@@ -130,9 +130,11 @@ def test_a_few_bytes_that_ask_for_any_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "weight_map",
-    [None, {}, [], {"a": 1}, {"a": "../m.safetensors"}, {"a": "/etc/passwd"}, {"a": "x/m.safetensors"}]
-    + [{"a": "m.bin"}, {"a": ".."}, {"a": ""}, {"a": "lost.safetensors"}, {"b": "m.safetensors"}]
-    + [{"a": "m.safetensors", "b": "m.safetensors"}, {"a": "n\\m.safetensors"}],
+    [
+        *(None, {}, [], {"a": 1}, {"a": "../m.safetensors"}, {"a": "/etc/passwd"}, {"a": "x/m.safetensors"}),
+        *({"a": "m.bin"}, {"a": ".."}, {"a": ""}, {"a": "lost.safetensors"}, {"b": "m.safetensors"}),
+        *({"a": "m.safetensors", "b": "m.safetensors"}, {"a": "n\\m.safetensors"}),
+    ],
     ids=str,
 )
 def test_an_index_that_leads_elsewhere(weight_map: object, tmp_path: Path) -> None:
