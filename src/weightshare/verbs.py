@@ -19,6 +19,7 @@ from weightshare.space.convert import LocalPlan, plan_local
 from weightshare.space.convert import fold_ as fold_local_
 from weightshare.surgery import edit
 from weightshare.surgery.copies import copied
+from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import plain, unwrapped
 
 
@@ -187,7 +188,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
     Raises:
         ModelChanged: If ties have come undone (call `retie_` first), kernels differ by more than the tolerance, or
             torch cannot copy the model.
-        SpecError: If the tolerance is no number of at least 0.
+        SpecError: If the tolerance is no number of at least 0, or the parameters are spread over processes.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -197,6 +198,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
         (True, 'torch.nn.modules.container')
     """
     model = unwrapped(model)
+    refuse_spread(model, "fold")
     refuse_untied(model)
     folded = copied(model)
     with edit.transaction(folded) as edits:

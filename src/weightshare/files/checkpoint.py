@@ -23,6 +23,7 @@ from weightshare.files.rows import Row
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
+from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
 
@@ -45,6 +46,7 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Raises:
         ModelChanged: If ties have come undone; call `retie_` first.
+        SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
             disk refuses.
 
@@ -58,6 +60,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         True
     """
     model = unwrapped(model)
+    refuse_spread(model, "save")
     refuse_untied(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
     owned, coded, aliases = stored(model)
@@ -81,6 +84,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             model is bit for bit as it was.
     """
     model = unwrapped(model)
+    refuse_spread(model, "load", "Load into the whole model, and shard it then.")
     held = archive.read(path, KIND)
     plans = _plans(str(path), held.content.get("plans", []))
     tensors = _as_in_memory(str(path), held, plans)
