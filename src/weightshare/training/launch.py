@@ -42,6 +42,8 @@ def launched(config: RunConfig) -> "Fabric":
             precision=config.precision,
         )
         if several or config.strategy != "auto":
+            if _is_elastic():
+                _meet(fabric.device, timedelta(minutes=config.timeout_minutes))
             fabric.launch()
     except Exception as error:  # Fabric raises many kinds for what it cannot give
         raise ConfigError(
@@ -79,9 +81,29 @@ def _is_loss_of_another(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
+def _is_elastic() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+
+
+def _meet(device: torch.device, wait: timedelta) -> None:
+    """Let the processes that torchrun has started find each other, those of each of its restarts apart.
+
+    All restarts use one store; in it gloo would find the addresses of processes that have died, and wait for them.
+    """
+    from torch.distributed import PrefixStore, init_process_group, rendezvous
+
+    store, rank, world = next(rendezvous("env://", timeout=wait))
+    mine = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    cpu = device.type == "cpu"
+    backend = torch.distributed.get_default_backend_for_device(device)
+    init_process_group(
+        backend, store=mine, rank=rank, world_size=world, timeout=wait, device_id=None if cpu else device
+    )
+
+
 def _started(config: RunConfig) -> tuple[int, int]:
     """How many processes a machine has, and how many machines there are."""
-    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
+    if not _is_elastic():
         return config.devices, 1
     here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if config.devices not in (1, here):

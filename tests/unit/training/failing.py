@@ -1,7 +1,8 @@
 """Let one of two processes fail: `python -m tests.unit.training.failing FOLDER STRATEGY SCENARIO...`.
 
 From one warm process a pair is forked for each scenario, in which the second one fails in its 26th step, when a state
-from the 24th, the tenth of its epoch, is there; then the run goes on with one process, and a copy of it with three. Prints one JSON line each.
+from the 24th, the tenth of its epoch, is there; then the run goes on with one process, and a copy of it with three.
+Prints one JSON line each.
 """
 
 from collections.abc import Callable, Iterator
