@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
+from weightshare.surgery.shards import is_unit, settle_
 from weightshare.surgery.sites import Site, plain
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -123,6 +124,9 @@ class Handle(ABC):
                 now = self.model.get_parameter(site.path)
             except AttributeError:
                 now = None
+            if now is not site.tensor and any(map(is_unit, self.model.modules())):
+                settle_(self.model)
+                now = self.model.get_parameter(site.path)
             if now is not site.tensor:
                 raise ModelChanged(
                     f"{type(self.spec).__name__}: the model does not read the '{site.path}' any more that this was "

@@ -299,8 +299,9 @@ def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:
 def _span(group: Group) -> str:
     """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
     at = group.name.split(".").index("*") if "*" in group.name.split(".") else None
-    if at is None:
+    parts = [path.split(".")[at : at + 1] for path in group.items] if at is not None else []
+    if not parts or not all(part and part[0].isdecimal() for part in parts):  # a name out of a file may be any
         return str(len(group.items))
-    indices = [int(path.split(".")[at]) for path in group.items]
+    indices = [int(part) for (part,) in parts]
     run = indices == list(range(indices[0], indices[-1] + 1))
     return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)

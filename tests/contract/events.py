@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.contract import loading_events, sharing_events, training_events, two_processes
+from tests.contract import export_events, loading_events, sharing_events, training_events, two_processes
 from tests.contract.trial import Trial
 
 Event = Callable[[Trial], None]
@@ -48,3 +48,9 @@ TOGETHER: dict[str, Event] = {two_processes.ddp.__name__: two_processes.ddp}
 
 SLOW: dict[str, tuple[Event, tuple[str, ...]]] = {"inductor": (training_events.inductor, ("chain", "local_images"))}
 """Run behind the marker `slow`, on the modules named."""
+
+CHOSEN: dict[str, tuple[Event, tuple[str, ...]]] = {
+    "export": (export_events.export, ("chain", "local_rows")),
+    "onnx": (export_events.onnx, ("chain", "local_rows")),
+}
+"""Run on the modules named; behind the marker `slow` on all others."""

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from tests.contract import hooked, two_processes
-from tests.contract.events import EVENTS, SLOW, TOGETHER
+from tests.contract.events import CHOSEN, EVENTS, SLOW, TOGETHER
 from tests.contract.outcomes import Outcome, attempt
 from tests.contract.refusals import declared
 from tests.contract.specs import SPECS, modules
@@ -30,6 +30,7 @@ def cells() -> Iterator[Cell]:
         for module in modules(spec):
             for event in (*EVENTS, *TOGETHER):
                 yield Cell(spec, module, event)
+            yield from (Cell(spec, module, event) for event, (_, chosen) in CHOSEN.items() if module in chosen)
 
 
 def hook_cells() -> Iterator[Cell]:
@@ -46,6 +47,9 @@ def slow_cells() -> Iterator[Cell]:
         for event, (_, chosen) in SLOW.items():
             for module in (name for name in chosen if name in modules(spec)):
                 yield Cell(spec, module, event)
+        for event, (_, chosen) in CHOSEN.items():
+            for module in (name for name in modules(spec) if name not in chosen):
+                yield Cell(spec, module, event)
 
 
 def run(cell: Cell) -> Outcome:
@@ -55,7 +59,7 @@ def run(cell: Cell) -> Outcome:
         return attempt(hooked.EVENTS[cell.event], trial)
     if cell.event in TOGETHER:
         return two_processes.outcomes()[cell.spec][cell.module]
-    event = EVENTS[cell.event] if cell.event in EVENTS else SLOW[cell.event][0]
+    event = EVENTS[cell.event] if cell.event in EVENTS else {**SLOW, **CHOSEN}[cell.event][0]
     return attempt(event, Trial(ZOO[cell.module], SPECS[cell.spec]()))
 
 

@@ -76,6 +76,9 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("low rank", "*", "pickle", r"^TorchRefuses: Serialization of parametrized modules is only supported"),
     Refusal("*", "complex_weights", "amp_*", r"^TorchRefuses: .*not implemented for 'ComplexFloat'"),
     Refusal("*", "*used_twice", "functional", r"^TorchRefuses: functional_call leaves its own numbers .*#86708"),
+    # What ONNX has no operators for, and what onnxruntime has no kernels for on the CPU.
+    Refusal("*", "complex_weights", "onnx", r"^FileError: ONNX cannot express Rotations: .*complex"),
+    Refusal("*", "half", "onnx", r"^FileError: onnxruntime .* cannot run .*NOT_IMPLEMENTED"),
     # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.
     Refusal("[hrb]*", "transposed", "torch_alone", r"^TorchRefuses: view size is not compatible"),
     Refusal("[hrb]*", "channels_last", "torch_alone", r"^TorchRefuses: view size is not compatible"),

@@ -21,7 +21,7 @@ from weightshare.surgery import edit
 from weightshare.values import codebook
 
 ALL = list(cells())
-EVERY = [*ALL, *hook_cells()]
+EVERY = [*ALL, *hook_cells(), *slow_cells()]
 ONE_BY_ONE = [cell for cell in ALL if cell.event not in matrix.TOGETHER]
 IN_PAIRS = [cell for cell in ALL if cell.event in matrix.TOGETHER]
 

@@ -14,7 +14,7 @@ from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.depth.record import Evolution
 from weightshare.planning import Plan
 
-NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?")
+NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?( ●)?|–")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,17 @@ class Tile:
     label: str
     value: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to another page, by its relative address."""
+
+    text: str
+    href: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)

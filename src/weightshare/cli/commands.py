@@ -46,6 +46,7 @@ from weightshare.files.atomic import write_text
 from weightshare.files.checkpoint import save
 from weightshare.files.sizes import sizes
 from weightshare.models.by_name import build
+from weightshare.training.recipe import read_yaml, strict
 from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
 
@@ -261,6 +262,41 @@ def report(
         print(numbers)
     if json is not None:
         write_text(json, numbers.to_json())
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file: base, grid, metric, ...; see docs/sweep.md.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=[VALUE,...], may be repeated: what varies, over what the file says of that key."),
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(help="How many runs at a time.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; this machine by default.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder; a sweep that was stopped goes on there.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try runs again that failed before.")] = False,
+) -> None:
+    """Train with many settings side by side on Ray, and write a page that compares them."""
+    from weightshare.training.sweep import PAGE, SweepConfig
+    from weightshare.training.sweep import sweep as run_sweep
+    from weightshare.training.workplace import Stopped
+
+    settings = read_yaml(config)
+    over_file = pairs(grid, "--grid", dotted=True)
+    if over_file:
+        settings["grid"] = {**(settings.get("grid") or {}), **over_file}
+    settings |= present(concurrent=concurrent, address=address, out=out)
+    given = strict(SweepConfig, settings)
+    try:
+        found = run_sweep(given, retry=retry)
+    except Stopped as stop:
+        print(f"{stop} Go on with the same command.", file=sys.stderr)
+        sys.exit(stop.status)
+    print(f"Page: {Path(given.out) / PAGE}")
+    bad = [one for one in found if one.status in ("failed", "unfinished")]
+    if bad:
+        print(f"{len(bad)} of {len(found)} runs failed: see the page. Try them again with --retry.", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from weightshare.errors import ConfigError
+from weightshare.training.plain_yaml import parse_yaml
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.share import OF_TEMPLATES, Share
 
@@ -103,19 +104,14 @@ def numbers(text: str | None, option: str, kind: type) -> list[Any] | None:
         raise ConfigError(f"{option} {text!r}: need numbers, with commas between several.") from error
 
 
-def pairs(texts: Sequence[str] | None, option: str = "--model-arg") -> dict[str, Any]:
-    """`KEY=VALUE` texts, the values as YAML has them."""
-    import yaml
-
+def pairs(texts: Sequence[str] | None, option: str = "--model-arg", dotted: bool = False) -> dict[str, Any]:
+    """`KEY=VALUE` texts, the values as YAML has them; a dotted key is one of a section."""
     found = {}
     for text in texts or ():
         key, separator, value = text.partition("=")
-        if not separator or not key.isidentifier():
+        if not separator or not (key.isidentifier() or (dotted and key)):
             raise ConfigError(f"{option} {text!r}: need KEY=VALUE.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{option} {text!r}: {error}") from error
+        found[key] = parse_yaml(value, f"{option} {text[:200]!r}")
     return found
 
 

@@ -28,6 +28,7 @@ from weightshare.depth.widths import leading
 from weightshare.errors import NoMatch, SpecError
 from weightshare.generating import bank_of
 from weightshare.planning import applied_plans, from_root
+from weightshare.surgery.shards import whole
 from weightshare.surgery.sites import Site, plain, prefixes
 
 Of = Literal["coefficients", "weights"]
@@ -206,13 +207,6 @@ def template_gram(templates: Tensor) -> Tensor:
                 [6., 9.]], dtype=torch.float64)
     """
     return gram(whole(templates).cpu().unbind())
-
-
-def whole(parameter: Tensor) -> Tensor:
-    """The numbers of a parameter without its history; of one that is spread over processes all of them."""
-    # By name first: importing the class would load all that is distributed.
-    spread = type(parameter.data).__name__ == "DTensor"
-    return (parameter.full_tensor() if spread else parameter).detach()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def expect_mixtures(model: nn.Module) -> dict[str, Mixture]:

@@ -19,10 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from weightshare.depth.lsm import expect_mixtures, similarity_matrix, whole
+from weightshare.depth.lsm import expect_mixtures, similarity_matrix
 from weightshare.depth.measure import Similarity
 from weightshare.errors import SpecError
 from weightshare.hooks import Handle, expect_count, is_count
+from weightshare.surgery.shards import whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from weightshare._typing import Where
 from weightshare.depth.lsm import expect_mixtures
 from weightshare.errors import SpecError
 from weightshare.hooks import Handle, add_to_gradient, expect_number
+from weightshare.surgery.shards import placed_like, whole
 from weightshare.surgery.sites import describe, select
 
 
@@ -109,7 +110,7 @@ class SimilarityPenalty:
 
         Raises:
             NoMatch: If no layers of the model mix templates, or the pattern matches none of those that do.
-            SpecError: If coefficients are frozen or spread over processes; and as for every `Handle`.
+            SpecError: If coefficients are frozen; and as for every `Handle`.
             OptimizerMismatch: As for every `Handle`.
         """
         sites = select([mixture.site for mixture in expect_mixtures(model).values()], where)
@@ -118,11 +119,6 @@ class SimilarityPenalty:
                 raise SpecError(
                     f"SimilarityPenalty: '{site.path}' is frozen: no step changes it. Leave its layers out of "
                     f"where={describe(where)}, or unfreeze them."
-                )
-            if type(site.tensor.data).__name__ == "DTensor":
-                raise SpecError(
-                    f"SimilarityPenalty: '{site.path}' is spread over processes, need it whole: keep the bank out of "
-                    "fully_shard, or add similarity_penalty(model) to the loss."
                 )
         return SimilarityHandle(optimizer, model, sites, self)
 
@@ -136,7 +132,8 @@ class SimilarityHandle(Handle):
     def before(self) -> None:
         factor = 1.0 if self.spec.schedule is None else float(self.spec.schedule(self.steps))
         for site in self.sites:
-            add_to_gradient(site.tensor, penalty_gradient(site.tensor), self.spec.strength * factor, self.optimizer)
+            pull = placed_like(site.tensor, penalty_gradient(whole(site.tensor)))
+            add_to_gradient(site.tensor, pull, self.spec.strength * factor, self.optimizer)
 
     def after(self) -> None:
         """Nothing: the step was the optimizer's alone."""

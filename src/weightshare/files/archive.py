@@ -10,13 +10,13 @@ version 2, so that a reader that knows no recipes refuses it; all others are of 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 import torch
 from torch import Tensor
 
@@ -24,8 +24,10 @@ from weightshare.errors import FileError
 from weightshare.files.atomic import replacing
 from weightshare.files.compact import Coded
 from weightshare.files.mixture import Mixed
+from weightshare.files.opening import parse_json
 from weightshare.files.recipes import Recipe, decode
-from weightshare.files.rows import ROW, Row, follow, read_rows
+from weightshare.files.rows import ROW, Row, follow, read_rows, unfolded
+from weightshare.files.stored import read_stored
 
 VERSION, WITH_RECIPES = 1, 2
 RECIPES = "recipes"
@@ -38,11 +40,12 @@ class Archive:
     """What a file holds.
 
     Args:
-        tensors: Each tensor, on the CPU, by the name of its owner; dense, whatever the file stores.
+        tensors: Each tensor that is stored as it is, on the CPU, by the name of its owner.
         aliases: Further names, each with the name of its owner.
         content: What the file says about itself; `kind` is always there. Empty for a file that is not ours.
-        coded: Of the tensors those that are stored as two smaller ones, with a recipe.
+        coded: Further tensors, which are stored as two smaller ones each.
         rows: Further weights, which layers read from banks whose tensors are among the others.
+        size: Bytes of all that is stored.
     """
 
     tensors: dict[str, Tensor]
@@ -50,15 +53,31 @@ class Archive:
     content: dict[str, Any]
     coded: dict[str, Recipe] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
+    size: int = 0
+
+    @property
+    def described(self) -> dict[str, Tensor]:
+        """Each owner; those that are coded without their numbers (on the meta device), since these may be many."""
+        return {**self.tensors, **{name: one.described for name, one in self.coded.items()}}
+
+    @property
+    def dense_size(self) -> int:
+        """Bytes that `state` takes beyond what is stored."""
+        return sum(one.described.nbytes for one in self.coded.values()) + unfolded(
+            self.rows, self._named(self.described)
+        )
 
     @property
     def state(self) -> dict[str, Tensor]:
         """Every name with its dense tensor: weights in place of the banks that they are read from."""
-        named = {**self.tensors, **{alias: self.tensors[owner] for alias, owner in self.aliases.items()}}
+        named = self._named({**self.tensors, **{name: one.dense for name, one in self.coded.items()}})
         named |= follow(self.rows, named)
         inside = {part for row in self.rows.values() for part in row.parts}
         stored = {id(named[part]) for part in inside}
         return {name: tensor for name, tensor in named.items() if name not in inside and id(tensor) not in stored}
+
+    def _named(self, owned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**owned, **{alias: owned[owner] for alias, owner in self.aliases.items()}}
 
 
 def write(
@@ -127,26 +146,12 @@ def read(path: str | Path, kind: str) -> Archive:
 
 def read_any(path: str | Path) -> Archive:
     """Read any safetensors file; one of ours is checked, of another the metadata is searched for aliases."""
-    try:
-        path = Path(path)
-        if not path.is_file():
-            raise FileError(f"There is no file '{path}'.")
-    except (TypeError, ValueError) as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"Cannot read {path!r}: {error}. Give the name of a file.") from error
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise FileError(
-            f"'{path}' is no whole safetensors file: {error}. It is cut, damaged or of another kind."
-        ) from error
+    tensors, metadata = read_stored(path)
+    size = sum(tensor.nbytes for tensor in tensors.values())
     stated = metadata.pop(CHECKSUM, None)
     if stated is None and CONTENT not in metadata:
         aliases = {name: owner for name, owner in metadata.items() if owner in tensors and name not in tensors}
-        return Archive(tensors, aliases, {})
+        return Archive(tensors, aliases, {}, size=size)
     if stated != _checksum(tensors, metadata):
         raise FileError(f"'{path}' does not match its checksum: it was edited or damaged after it was written.")
     content = _content(path, metadata.pop(CONTENT, ""))
@@ -154,27 +159,26 @@ def read_any(path: str | Path) -> Archive:
     of_banks = {name: one for name, one in recipes.items() if _is_row(one)} if isinstance(recipes, dict) else {}
     others = {name: one for name, one in recipes.items() if name not in of_banks} if of_banks else recipes
     coded = decode(path, tensors, others, RULES)
-    for name, one in coded.items():
-        for part in one.parts(name):
-            del tensors[part]
-    tensors |= {name: one.dense for name, one in coded.items()}
-    dangling = sorted(name for name, owner in metadata.items() if owner not in tensors or name in tensors)
+    for part in [part for name, one in coded.items() for part in one.parts(name)]:
+        del tensors[part]
+    owners = tensors.keys() | coded.keys()
+    dangling = sorted(name for name, owner in metadata.items() if owner not in owners or name in owners)
     if dangling:
         raise FileError(
             f"'{path}' names {dangling[0]!r} as an alias of {metadata[dangling[0]]!r}, which it does not hold."
         )
-    named = {**tensors, **{alias: tensors[owner] for alias, owner in metadata.items()}}
-    return Archive(tensors, metadata, content, coded, read_rows(path, of_banks, named))
+    held = Archive(tensors, metadata, content, coded, size=size)
+    return replace(held, rows=read_rows(path, of_banks, held._named(held.described)))
 
 
 def _is_row(recipe: object) -> bool:
     return isinstance(recipe, dict) and recipe.get("rule") == ROW
 
 
-def _content(path: Path, text: str) -> dict[str, Any]:
+def _content(path: str | Path, text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise FileError(f"'{path}' says nothing readable about itself: {error}.") from error
     if not isinstance(content, dict) or content.get("version") not in (VERSION, WITH_RECIPES):
         version = content.get("version") if isinstance(content, dict) else None

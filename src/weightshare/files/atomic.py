@@ -1,13 +1,17 @@
 """Writing a file so that, whatever happens, its name holds either the old content or the new one, whole."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+import errno
 import json
 import os
 from pathlib import Path
+from secrets import token_hex
+from shutil import rmtree
 from typing import Any
 
 from weightshare.errors import FileError
+from weightshare.files.opening import parse_json, read_text
 
 
 @contextmanager
@@ -16,35 +20,43 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The final name; a link is followed. Missing folders above it are made. The new file has the mode of the
-            old one, or the usual one.
+            old one, or the usual one. Of several writers at once the last one stays, whole.
 
     Yields:
         A path to write to. When the body ends it is flushed to disk and renamed; when it raises, it is removed.
 
     Raises:
         FileError: If there is a folder or a device at `path`, if the folder cannot be written, or if the disk is full;
-            what is at `path` is then as it was.
+            what is at `path` is then as it was. If only the folder cannot be flushed, the new file is there.
     """
     path = _target(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A folder of its own for each writer: what writes may lay files of its own beside the one that it is given.
+    folder = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
+    temporary = folder / path.name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = (path if path.exists() else temporary).stat().st_mode & 0o7777
         yield temporary
-        temporary.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
+        temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        if os.name == "posix":  # the new name itself is only safe once the folder is on disk
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except OSError as error:
         raise FileError(f"Cannot write '{path}': {error.strerror or error}. What was there is unchanged.") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        rmtree(folder, ignore_errors=True)
+    _sync_folder(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder where nobody else writes now."""
+    for left in folder.glob(".*.tmp"):
+        if left.is_dir() and not left.is_symlink():
+            rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -64,10 +76,11 @@ def read_json(path: str | Path) -> Any:
     Raises:
         FileError: If it is missing, cut or no JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"Cannot read '{path}': {error}. It is missing or damaged.") from error
+        return parse_json(text)
+    except ValueError as error:
+        raise FileError(f"Cannot read '{path}': {error}. It is cut or damaged.") from error
 
 
 def _target(path: str | Path) -> Path:
@@ -82,7 +95,18 @@ def _target(path: str | Path) -> Path:
     return resolved
 
 
-def _umask() -> int:
-    mask = os.umask(0o077)  # it can only be read by setting it
-    os.umask(mask)
-    return mask
+def _sync_folder(path: Path) -> None:
+    """The new name itself is only safe once the folder is on disk."""
+    if os.name != "posix":
+        return
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):  # of file systems and folders that cannot
+            raise FileError(
+                f"'{path}' is written, but not safe from a power cut yet: {error.strerror}. Write it again."
+            ) from error

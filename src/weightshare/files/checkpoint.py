@@ -28,6 +28,8 @@ from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
 
 KIND = "model"
+FREE, TIMES = 2**30, 64
+"""Bytes that dense weights may take in any case, and times the size of their file: 32 is float32 of two values."""
 
 
 def save(model: nn.Module, path: str | Path) -> int:
@@ -59,22 +61,8 @@ def save(model: nn.Module, path: str | Path) -> int:
     model = unwrapped(model)
     refuse_untied(model)
     refuse_wrapped(model.named_parameters(), "be written")
-    owned, aliases = owners(model)
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
-    coded: dict[str, Recipe] = {}
-    for name, (_, group) in decoded(applied_plans(model)).items():
-        first, second = (owned.pop(key, None) for key in group.keys)
-        if first is None or second is None:
-            raise ModelChanged(
-                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
-                "again."
-            )
-        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
-    for name, tensor in list(owned.items()):
-        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
-        if found is not None:
-            coded[name] = found
-            del owned[name]
+    owned, coded, aliases = stored(model)
     return archive.write(path, owned, aliases, {"kind": KIND, "plans": plans}, coded, rows_of(model))
 
 
@@ -111,7 +99,9 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
                 edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
                 edits.put(alias, parameters[owner])
         for name, target in _state(model).items():
-            edits.write(target, tensors[sources[name]].to(target.device))
+            source = sources[name]  # what is coded is made only now, when the model has room for all of it
+            value = held.coded[source].dense if tensors[source].is_meta else tensors[source]
+            edits.write(target, value.to(target.device))
         for at, plan in plans:
             if plan not in model.get_submodule(at).__dict__.get(APPLIED, ()):
                 record(edits, at, plan)
@@ -124,18 +114,21 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     return model
 
 
-def tensors(path: str | Path) -> dict[str, Tensor]:
+def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     """Read any safetensors file as a state dict of dense tensors, aliases resolved.
 
     Args:
         path: A file of ours (its checksum is verified) or of anyone else's.
+        largest: Bytes that what the file stores in a shorter form may take when it is dense: a few bytes of a hostile
+            file could ask for any memory. If `None`, a GiB, or 64 times the size of the file where that is more.
 
     Returns:
         Every name with its tensor, on the CPU; aliases give the same tensor object as their owner.
 
     Raises:
-        FileError: If the file is cut, damaged or no safetensors file, or holds a model whose weights are generated
-            otherwise than from templates (transforms, fusions that are trained through): fold such a model first.
+        FileError: If the file is cut, damaged or no safetensors file, if its weights would take more than `largest`, or
+            if it holds a model whose weights are generated otherwise than from templates (transforms, fusions that are
+            trained through): fold such a model first.
 
     Example:
         >>> import tempfile
@@ -153,7 +146,37 @@ def tensors(path: str | Path) -> dict[str, Tensor]:
                 f"'{path}' stores what weights are made from in each forward pass ({plan.spec!r}), not the weights. "
                 "Load it into the model with weightshare.load, fold that, and save the fold."
             )
+    most = max(FREE, TIMES * held.size) if largest is None else largest
+    if held.dense_size > most:
+        raise FileError(
+            f"'{path}' stores {held.size:,} bytes, and its weights would take {held.dense_size:,} more when they are "
+            f"dense, over {most:,}. If that is meant, call weightshare.tensors(path, largest={held.dense_size})."
+        )
     return held.state
+
+
+def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Recipe], dict[str, str]]:
+    """What a file stores of a model: tensors as they are, those that have a recipe, and further names with the owner's.
+
+    Raises:
+        ModelChanged: If a weight does not read what its plan stores for it any more.
+    """
+    owned, aliases = owners(model)
+    coded: dict[str, Recipe] = {}
+    for name, (_, group) in decoded(applied_plans(model)).items():
+        first, second = (owned.pop(key, None) for key in group.keys)
+        if first is None or second is None:
+            raise ModelChanged(
+                f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
+                "again."
+            )
+        coded[name] = Mixed(first, second, group.shape) if group.rule == MIXTURE else Coded(first, second)
+    for name, tensor in list(owned.items()):
+        found = None if {*Coded.parts(name)} & {*owned, *aliases, *coded} else code(tensor)
+        if found is not None:
+            coded[name] = found
+            del owned[name]
+    return owned, coded, aliases
 
 
 def owners(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -262,8 +285,8 @@ def _expect_items(path: str, model: nn.Module, plans: Sequence[tuple[str, Plan]]
 
 
 def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, Plan]]) -> dict[str, Tensor]:
-    """The tensors of a file under the names that a model has once its plans are applied."""
-    tensors = dict(held.tensors)
+    """The tensors of a file under the names that a model has once its plans are applied; see `Archive.described`."""
+    tensors = held.described
     for name, (_, group) in decoded(plans).items():
         if name not in held.coded or held.coded[name].rule != group.rule:
             raise FileError(f"'{path}' has a plan by which '{name}' is {group.rule!r}, and no such recipe for it.")

@@ -6,12 +6,13 @@ is data: nothing that a file says is run, and one that does not fit its tensors 
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-import math
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from weightshare.errors import FileError
+from weightshare.files.stored import is_shape
 
 
 class Recipe(ABC):
@@ -38,6 +39,12 @@ class Recipe(ABC):
     @abstractmethod
     def dense(self) -> Tensor:
         """The weight."""
+
+    @property
+    def described(self) -> Tensor:
+        """The weight without its numbers: shape and dtype, on the meta device."""
+        said = self.recipe()
+        return torch.empty(said["shape"], dtype=getattr(torch, said["dtype"]), device="meta")
 
     @property
     @abstractmethod
@@ -106,11 +113,9 @@ def shape_of(lead: str, recipe: Mapping[str, Any]) -> tuple[int, ...]:
         lead: How messages begin.
         recipe: Of a file.
     """
-    shape = recipe["shape"]
-    whole = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**62 for n in shape)
-    if not isinstance(shape, list) or not whole or math.prod(n for n in shape if n) >= 2**62:
-        raise FileError(f"{lead} is damaged: {str(shape)[:80]} is no shape.")
-    return tuple(shape)
+    if not is_shape(recipe["shape"]):
+        raise FileError(f"{lead} is damaged: {str(recipe['shape'])[:80]} is no shape.")
+    return tuple(recipe["shape"])
 
 
 def expect_stored(

@@ -100,6 +100,22 @@ def follow(rows: Mapping[str, Row], stored: Mapping[str, Tensor]) -> dict[str, T
     return found
 
 
+def unfolded(rows: Mapping[str, Row], described: Mapping[str, Tensor]) -> int:
+    """Bytes that `follow` takes at most: the product of each bank, and each weight that differs.
+
+    Args:
+        rows: From `read_rows`.
+        described: As given there.
+    """
+    known, whole, made = dict(described), dict[tuple[str, int], int](), dict[Row, int]()
+    for name, one in rows.items():
+        templates = known[one.parts[0]]
+        whole[one.bank, one.row] = templates[0].nbytes
+        known[name] = torch.empty(one.shape, dtype=templates.dtype, device="meta")
+        made[one] = known[name].nbytes
+    return sum(whole.values()) + sum(made.values())
+
+
 def _row(lead: str, recipe: Mapping[str, Any]) -> Row:
     if recipe.keys() != FIELDS:
         raise FileError(f"{lead} this version cannot follow: {str(recipe)[:200]}.")

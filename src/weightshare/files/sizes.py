@@ -49,5 +49,5 @@ def sizes(path: str | Path) -> list[Size]:
     held = archive.read_any(path)
     return [
         Size(name, tensor.nbytes, *(held.coded[name].sizes[:2] if name in held.coded else (0, 0)))
-        for name, tensor in sorted(held.tensors.items())
+        for name, tensor in sorted(held.described.items())
     ]

@@ -29,6 +29,7 @@ from weightshare.hooks import Handle, expect_count, expect_number, is_count
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.plasticity import Hebbian, expect_periodic, relax_
+from weightshare.surgery.shards import gathered
 from weightshare.surgery.sites import describe, plain, select, sites
 
 
@@ -125,10 +126,11 @@ class Sleep:
             return
         rule = Hebbian() if self.mode == "hebbian" else self.mode
         try:
-            if isinstance(rule, Hebbian):
-                relax_(layer, self.lattice, rule, self.strength, seeds, only)
-            else:
-                pull_(layer, self.lattice, self.strength, only)
+            with gathered(layer, only) as wholes:
+                if isinstance(rule, Hebbian):
+                    relax_(layer, self.lattice, rule, self.strength, seeds, wholes)
+                else:
+                    pull_(layer, self.lattice, self.strength, wholes)
         except SpecError as error:
             raise SpecError(f"Sleep on '{path}': {error}") from error
 
@@ -216,7 +218,7 @@ def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str
 
     Raises:
         SpecError: If all of a layer that a pattern names is frozen, or all layers are; or a weight is made from others,
-            sharded or on the meta device.
+            or on the meta device.
     """
     found: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -225,11 +227,6 @@ def trainable(layers: Mapping[str, LocalLayer], where: Where = None) -> dict[str
             parts = own(layer)
         except SpecError as error:
             raise SpecError(f"Sleep on '{path}': {error}") from error
-        if any(type(one.data).__name__ == "DTensor" for one in parts):  # by name: else all of distributed is loaded
-            raise SpecError(
-                f"Sleep: '{path}.weight' is sharded over processes, so that none holds all positions that share. Train "
-                "with DistributedDataParallel, or leave the layer out of fully_shard and of where=."
-            )
         if any(one.is_meta for one in parts):
             raise SpecError(f"Sleep: '{path}' is on the meta device and has no numbers to share: load the model first.")
         if where is not None and not any(one.requires_grad for one in parts):

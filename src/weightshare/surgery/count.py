@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.errors import SpecError
+from weightshare.surgery.shards import whole
 from weightshare.surgery.sites import sites
 
 
@@ -64,11 +65,12 @@ def distinct(tensor: Tensor) -> int:
     all NaNs of equal bits.
 
     Args:
-        tensor: Any shape and dtype, on any device but `meta`. Costs one sort.
+        tensor: Any shape and dtype, on any device but `meta`. Costs one sort. Of one that is spread over processes
+            all numbers count, and every process has to ask.
     """
     if tensor.is_meta:
         raise SpecError("A tensor on the meta device has no values to count: load the model first.")
-    values = tensor.detach().reshape(-1)
+    values = whole(tensor).detach().reshape(-1)
     if values.is_complex():
         return torch.unique(torch.view_as_real(values + 0), dim=0).shape[0]
     if values.is_floating_point() and values.element_size() >= 2:

@@ -16,6 +16,7 @@ from weightshare.errors import ModelChanged, ShapeMismatch, SpecError
 from weightshare.surgery import derived
 from weightshare.surgery.compare import same_bits
 from weightshare.surgery.parametrized import foreign_parametrizations, own_class, parametrization
+from weightshare.surgery.shards import is_unit
 
 
 class Transaction:
@@ -24,7 +25,7 @@ class Transaction:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._undo: list[Callable[[], object]] = []
-        self._reduced = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
+        self._wrapped = next(filter(None, map(_wrapper, model.modules())), None)
 
     def within(self, at: str) -> "Transaction":
         """Edits of the module at a path, undone with these."""
@@ -51,7 +52,7 @@ class Transaction:
             path: Of a module that is not the model itself.
             module: What is there from now on.
         """
-        self._refuse_reduced()
+        self._refuse_wrapped()
         if not path:
             raise ModelChanged(f"{type(self.model).__name__} is the layer itself: nothing holds it. Wrap it first.")
         before = self.model.get_submodule(path)
@@ -85,7 +86,7 @@ class Transaction:
 
     def undecode(self, path: str) -> None:
         """Give a path that `decode` changed a parameter of its own again, which holds what was read there."""
-        self._refuse_reduced()
+        self._refuse_wrapped()
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         held: Any = getattr(owner, "parametrizations", {})
@@ -126,7 +127,7 @@ class Transaction:
 
     def underive(self, path: str, tensor: nn.Parameter) -> None:
         """Give a path that `derive` changed a parameter again."""
-        self._refuse_reduced()
+        self._refuse_wrapped()
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         made = derived.sources(owner)
@@ -144,7 +145,7 @@ class Transaction:
 
     def add_child(self, path: str, module: nn.Module) -> None:
         """Register a module under a new path."""
-        self._refuse_reduced()
+        self._refuse_wrapped()
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         if hasattr(owner, name):
@@ -174,16 +175,13 @@ class Transaction:
         )
         self.annotate(name, handles)
 
-    def _refuse_reduced(self) -> None:
-        if self._reduced:
-            raise ModelChanged(
-                "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that "
-                "it was made with: share first, wrap then."
-            )
+    def _refuse_wrapped(self) -> None:
+        if self._wrapped is not None:
+            raise ModelChanged(self._wrapped)
 
     def _held(self, path: str) -> tuple[nn.Module, str, nn.Parameter]:
         """The module that holds a parameter, its name there, and the parameter."""
-        self._refuse_reduced()
+        self._refuse_wrapped()
         parent, _, name = path.rpartition(".")
         owner = self.model.get_submodule(parent)
         before = owner.get_parameter(name)
@@ -386,6 +384,22 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter], any_shape
             if got != holds and not (any_shape and what == "shape"):
                 said = f"got {what} {got}, the slot holds {holds}"
                 raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': {said}. {advice}.")
+
+
+def _wrapper(module: nn.Module) -> str | None:
+    """Why the parameters that a model reads cannot be others below, or around, a module."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return (
+            "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that it "
+            "was made with: share first, wrap then."
+        )
+    if is_unit(module):
+        return (
+            "Cannot change which parameters a model reads after fully_shard, which spreads those that it was made "
+            "with: share first, shard then, and change what unsharded_copy(model) of weightshare.training.distributed "
+            "gives."
+        )
+    return None
 
 
 @torch.no_grad()

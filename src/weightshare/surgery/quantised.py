@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from weightshare._typing import Where
 from weightshare.errors import ModelChanged
+from weightshare.surgery.shards import is_spread
 from weightshare.surgery.sites import EXCLUDE, Site, plain, prefixes
 
 PACKED = {"_packed_params", "_all_weight_values"}
@@ -28,7 +29,7 @@ def quantised(tensor: Tensor) -> str:
         ''
     """
     # DTensor, as FSDP2 makes it, is a wrapper too, of plain numbers.
-    if is_traceable_wrapper_subclass(tensor) and type(tensor).__name__ != "DTensor":
+    if is_traceable_wrapper_subclass(tensor) and not is_spread(tensor):
         return f"it is a {type(tensor).__name__}, whose numbers lie elsewhere, as those of quantised weights do"
     narrow = tensor.is_floating_point() and tensor.element_size() < 2
     if tensor.is_quantized or narrow or not (tensor.is_floating_point() or tensor.is_complex()):

@@ -15,6 +15,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from weightshare._typing import Where
 from weightshare.errors import NoMatch, SpecError
+from weightshare.surgery.shards import settle_
 
 EXCLUDE = "!"
 """What a glob begins with that takes away."""
@@ -72,6 +73,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         ['weight', 'bias']
     """
     model = plain(model)
+    settle_(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[int, tuple[nn.Parameter, list[str]]] = {}
     for path, tensor in model.named_parameters(remove_duplicate=False):

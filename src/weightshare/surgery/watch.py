@@ -25,7 +25,7 @@ def run(model: nn.Module, inputs: Any, what: str = "the example input") -> Any:
     model.eval()
     try:
         with torch.no_grad():
-            return model(**inputs) if isinstance(inputs, Mapping) else model(*_arguments(inputs, what))
+            return model(**inputs) if isinstance(inputs, Mapping) else model(*arguments(inputs, what))
     except Exception as error:  # whatever a network of the user's raises
         pair = isinstance(inputs, tuple | list) and len(inputs) == 2
         hint = " If this is a batch of inputs and labels, give the inputs alone." if pair else ""
@@ -35,7 +35,8 @@ def run(model: nn.Module, inputs: Any, what: str = "the example input") -> Any:
             module.training = True
 
 
-def _arguments(inputs: Any, what: str) -> Sequence[Any]:
+def arguments(inputs: Any, what: str) -> Sequence[Any]:
+    """The positional arguments that an example gives, which is a tensor or a sequence."""
     if isinstance(inputs, Tensor):
         return (inputs,)
     if isinstance(inputs, Sequence):

@@ -4,9 +4,9 @@
     print(shard_(model))                                    # then shard: every process, after init_process_group
     optimizer = torch.optim.AdamW(weightshare.param_groups(model, weight_decay=1e-2))
 
-FSDP2 gathers the parameters of a *unit* before the first of its modules runs and lets go of them after the last one, and
+FSDP2 gathers the parameters of a *unit* before the first of its modules runs, lets go of them after the last one, and
 refuses a parameter that lies in two units. So blocks that read one parameter become one unit, `fully_shard([a, b])`; a
-block that shares with what lies in no block, and one that holds a bank which other blocks read, stays in the root unit,
+block that shares with what lies in no block, and one that holds a bank which others read, stays in the root unit,
 whose parameters are there for the whole pass. That costs memory where readers are far apart: neighbours that share
 (`order=sequential`) are gathered together as one would want; with `strided` or `random` order a unit lives from its
 first reader to its last, so that most slots are whole at once. These are the slots alone, `1/rate` of the model, and
@@ -31,6 +31,7 @@ from weightshare.errors import NoMatch, SpecError
 from weightshare.generating import Bank, opens
 from weightshare.surgery.blocks import Place, join, places
 from weightshare.surgery.quantised import quantised
+from weightshare.surgery.shards import is_spread
 from weightshare.surgery.sites import Site, plain, prefixes, sites
 from weightshare.verbs import refuse_untied
 
@@ -134,9 +135,7 @@ def _refuse(model: nn.Module, found: Sequence[Site]) -> None:
             "torch.distributed.init_process_group first."
         )
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
-        raise SpecError(
-            "shard_: the model is wrapped by DistributedDataParallel. Shard the module inside instead of it."
-        )
+        raise SpecError("shard_: the model is wrapped by DistributedDataParallel. Shard the module inside of it.")
     devices = sorted({str(site.tensor.device) for site in found})
     if len(devices) > 1:
         raise SpecError(f"shard_: the parameters lie on {', '.join(devices)}. Move the model to one device first.")
@@ -147,7 +146,7 @@ def _refuse(model: nn.Module, found: Sequence[Site]) -> None:
 
 def _problem(tensor: Tensor) -> str | None:
     """Why FSDP2 cannot spread a parameter, and what to do."""
-    if type(tensor.data).__name__ == "DTensor":
+    if is_spread(tensor):
         return "is sharded already. Share and shard a model once, from a whole one."
     if tensor.is_meta:
         return "is on the meta device and has no numbers: call to_empty(device=...), retie_ and load the model first."
@@ -220,23 +219,19 @@ def _has_forward(module: nn.Module) -> bool:
 
 def _remember(model: nn.Module) -> Callable[[], None]:
     """A function that makes every module what it is now, with the objects that it holds now."""
-    kept = [
-        (
-            module,
-            type(module),
-            {key: copy(value) for key, value in vars(module).items() if isinstance(value, dict | list)},
-            dict(vars(module)),
-        )
-        for module in model.modules()
-    ]
+    kept = []
+    for module in model.modules():
+        held = dict(vars(module))
+        contents = [(value, copy(value)) for value in held.values() if isinstance(value, dict | list)]
+        kept.append((module, type(module), held, contents))
 
     def restore() -> None:
-        for module, kind, contents, objects in kept:
+        for module, kind, held, contents in kept:
             module.__class__ = kind
             vars(module).clear()
-            vars(module).update(objects)
-            for key, value in contents.items():
-                _refill(objects[key], value)
+            vars(module).update(held)
+            for container, before in contents:
+                _refill(container, before)
 
     return restore
 

@@ -16,6 +16,7 @@ from weightshare.errors import SharingWarning, TrainingError
 from weightshare.files.atomic import write_text
 from weightshare.files.evolution import save_evolution
 from weightshare.hooks import Handle
+from weightshare.surgery.shards import local_part
 from weightshare.training.snapshot import PROCESSES, Progress, generators, read_snapshot, write_snapshot
 from weightshare.training.workplace import Stop, Stopped
 
@@ -64,8 +65,8 @@ class Keeper:
         if self.fabric.is_global_zero:
             if before != now:
                 warnings.warn(
-                    f"The run in '{self.path.parent}' was on {before} processes and goes on on {now}: it takes the same "
-                    "batches, but sums in another order and draws other numbers for augmentation and dropout.",
+                    f"The run in '{self.path.parent}' was on {before} processes and goes on on {now}: it takes the "
+                    "same batches, but sums in another order and draws other numbers for augmentation and dropout.",
                     SharingWarning,
                     stacklevel=3,
                 )
@@ -86,8 +87,9 @@ class Keeper:
         at.scaler = self.scaler.state_dict() if self.scaler else None
         at.hooks = [hook.state_dict() for hook in self.hooks]
         states = _gathered(self.fabric, generators())
-        if self.fabric.is_global_zero:
-            write_snapshot(self.path, self.model, self.optimizer, at, states)
+        first = self.fabric.is_global_zero
+        write_snapshot(self.path, self.model, self.optimizer, at, states, writes=first)
+        if first:
             self._write_beside(at)
         self.fabric.barrier()
         self.kept = time.monotonic()
@@ -102,9 +104,15 @@ class Keeper:
         raise Stopped(said, stop.signal or stop.TERMINATE)
 
     def refuse_diverged(
-        self, sums: Tensor, epoch: int, lr: float, test_loss: float = 0.0, after_step: bool = False
+        self,
+        sums: Tensor,
+        epoch: int,
+        lr: float,
+        test_loss: float = 0.0,
+        after_step: bool = False,
+        alone: bool = False,
     ) -> None:
-        """Raise if a loss or a weight was not finite, before such a state is kept."""
+        """Raise if a loss or a weight was not finite, before such a state is kept; in all processes, or `alone`."""
         loss, _, _, good = sums.tolist()
         seen = {
             f"in training from step {int(good) + 1}": loss,
@@ -112,7 +120,7 @@ class Keeper:
             "on the test images": test_loss,
         }
         bad = [f"{value} {where}" for where, value in seen.items() if not math.isfinite(value)]
-        if not self.any(bool(bad)):
+        if not (bad if alone else self.any(bool(bad))):
             return
         kept = "Nothing was kept"
         if self.path is not None and self.path.exists():
@@ -151,5 +159,5 @@ def _gathered(fabric: "Fabric", states: dict[str, Tensor]) -> list[dict[str, Ten
 
 
 def _sum_of_weights(model: nn.Module) -> float:
-    """A number that is finite if every weight is."""
-    return torch.stack([tensor.detach().abs().sum().float() for tensor in model.parameters()]).sum().item()
+    """A number that is finite if every weight is; of a sharded one, the part that lies here."""
+    return torch.stack([local_part(tensor)[0].abs().sum().float() for tensor in model.parameters()]).sum().item()

@@ -11,8 +11,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from weightshare.errors import ConfigError, TrainingError
+from weightshare.training.distributed import shard_
 from weightshare.training.recipe import RunConfig
 
 if TYPE_CHECKING:
@@ -99,4 +101,16 @@ def _strategy(config: RunConfig, processes: int) -> Any:
         return DDPStrategy(timeout=wait)
     if name == "ddp_find_unused_parameters_true":
         return DDPStrategy(timeout=wait, find_unused_parameters=True)
-    return name
+    return _sharding(wait, processes) if name == "fsdp2" else name
+
+
+def _sharding(wait: timedelta, processes: int) -> Any:
+    """FSDP2 over all processes; parameters are whole only while a unit runs, those of the root unit too."""
+    from lightning_fabric.strategies import ModelParallelStrategy
+
+    def parallelise(model: nn.Module, mesh: Any) -> nn.Module:
+        shard_(model.to(strategy.root_device), mesh["data_parallel"], reshard_after_forward=True)
+        return model
+
+    strategy = ModelParallelStrategy(parallelise, processes, 1, timeout=wait)
+    return strategy

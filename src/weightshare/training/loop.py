@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from weightshare.depth.lsm import layer_similarity, mean_similarity, mixtures
+from weightshare.depth.lsm import mixtures
 from weightshare.depth.record import Record
 from weightshare.errors import SpecError, TrainingError
 from weightshare.hooks import Handle
 from weightshare.optimizer import check, param_groups
-from weightshare.space.layer import LocalLayer
-from weightshare.space.measure import space_sharing
 from weightshare.training import attached
 from weightshare.training.board import Board
 from weightshare.training.data import Data, Split, augmentation
 from weightshare.training.keeper import Keeper
+from weightshare.training.measures import measured
 from weightshare.training.progress import progress
 from weightshare.training.recipe import Recipe
 from weightshare.training.schedule import learning_rate
-from weightshare.training.snapshot import NOISE, PROCESSES, SIMILARITY, Progress
+from weightshare.training.snapshot import PROCESSES, Progress
 from weightshare.training.tutor import Tutor
 from weightshare.training.workplace import at_work, stoppable
 from weightshare.verbs import refuse_untied
@@ -97,15 +96,9 @@ def fit(
     fabric = fabric or Fabric(devices=1)
     refuse_untied(model)
     torch.manual_seed(seed + 1_000_003 * fabric.global_rank)
-    groups = param_groups(model, recipe.weight_decay, recipe.lr_scale, recipe.layer_decay)
-    if recipe.optimizer == "sgd":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
-        )
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
-    check(optimizer, model)
-    network, stepper = fabric.setup(model, optimizer)
+    network = fabric.setup_module(model)  # before the optimizer: sharding puts other parameters in their place
+    optimizer = _optimizer(model, recipe)
+    stepper = fabric.setup_optimizers(optimizer)
     data = data.to(fabric.device)
     _expect_logits(model, data)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -158,15 +151,14 @@ def fit(
                 loss = nn.functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 if tutor and taught is not None:
                     loss = tutor.spec.labels * loss + taught
-                fabric.backward(
-                    loss * (len(seen) * fabric.world_size / (batch_size * copies))
-                )  # parts of a batch differ
+                part = len(seen) * fabric.world_size / (batch_size * copies)  # of several processes some see one more
+                fabric.backward(loss * part)
                 if recipe.clip is not None:
                     fabric.clip_gradients(network, stepper, max_norm=recipe.clip, error_if_nonfinite=False)
                 try:
                     stepper.step()
-                except SpecError:  # a hook found a weight that is not finite
-                    keeper.refuse_diverged(sums, epoch, recipe.lr, after_step=True)
+                except SpecError:  # a hook found a weight that is not finite, perhaps in this process alone
+                    keeper.refuse_diverged(sums, epoch, recipe.lr, after_step=True, alone=True)
                     raise
                 optimizer.zero_grad()
                 sums += _sums(logits.detach(), labels, loss.detach(), sums)
@@ -187,7 +179,7 @@ def fit(
             # The bare model, since a wrapper has every process run as many batches as every other one.
             _share_buffers(fabric, model)
             test_loss, test_accuracy = evaluate(model, data.test, fabric)
-            keeper.refuse_diverged(sums, epoch, recipe.lr, test_loss=test_loss)
+            keeper.refuse_diverged(sums, epoch, recipe.lr, test_loss=test_loss, after_step=True)
             row = {
                 "epoch": epoch + 1,
                 "lr": learning_rate(recipe, (epoch + 1) * steps - 1, recipe.epochs * steps),
@@ -197,9 +189,7 @@ def fit(
                 "test_accuracy": test_accuracy,
                 "seconds": time.perf_counter() - started,
                 "images_per_second": steps * batch_size * copies / trained,
-                **attached.shared(hooks),
-                **_shared_in_space(model),
-                **_alike(model),
+                **measured(model, hooks),
             }
             at = Progress(run, [*at.history, row])
             board.scalars((epoch + 1) * steps, **{key: value for key, value in row.items() if key != "lr"})
@@ -209,19 +199,37 @@ def fit(
     return at.history
 
 
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = param_groups(model, recipe.weight_decay, recipe.lr_scale, recipe.layer_decay)
+    if recipe.optimizer == "sgd":
+        made: torch.optim.Optimizer = torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
+        )
+    else:
+        made = torch.optim.AdamW(groups, lr=recipe.lr)
+    check(made, model)
+    return made
+
+
 def evaluate(
     model: nn.Module, split: Split, fabric: "Fabric | None" = None, batch_size: int = 512
 ) -> tuple[float, float]:
-    """Mean loss and accuracy (a fraction) of a classifier on a split, in evaluation mode; its mode is put back."""
+    """Mean loss and accuracy (a fraction) of a classifier on a split, in evaluation mode; its mode is put back.
+
+    Of several processes each takes a part of every batch; one that has none of the last runs an image that counts for
+    nothing, since sharded models are run together or not at all.
+    """
     was_training = model.training
     model.eval()
     sums = torch.zeros(4, device=split.device)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     rows = [chunk[rank::world] for chunk in torch.arange(len(split)).split(batch_size)]
     with torch.no_grad(), fabric.autocast() if fabric else nullcontext():
-        for images, labels in split.batches([chunk for chunk in rows if len(chunk)]):
+        batches = split.batches([chunk if len(chunk) else torch.tensor([0]) for chunk in rows])
+        for mine, (images, labels) in zip(rows, batches, strict=True):
             logits = model(split.normalised(images))
-            sums += _sums(logits, labels, nn.functional.cross_entropy(logits, labels), sums)
+            if len(mine):
+                sums += _sums(logits, labels, nn.functional.cross_entropy(logits, labels), sums)
     model.train(was_training)
     return _means(fabric, sums)
 
@@ -248,19 +256,6 @@ def _sums(logits: Tensor, labels: Tensor, loss: Tensor, before: Tensor) -> Tenso
     right = (logits.argmax(1) == labels).sum()
     images = torch.tensor(float(len(labels)), device=loss.device)
     return torch.stack([loss.float() * len(labels), right.float(), images, (before[0] + loss).isfinite().float()])
-
-
-def _shared_in_space(model: nn.Module) -> dict[str, float]:
-    """How far local layers are from sharing: noise over signal, which is 0 where they do, averaged over layers."""
-    rows = [space_sharing(layer).noise for layer in model.modules() if isinstance(layer, LocalLayer)]
-    if not rows:
-        return {}
-    return {key: sum(noise) / len(rows) for key, noise in zip(NOISE, zip(*rows, strict=True), strict=True)}
-
-
-def _alike(model: nn.Module) -> dict[str, float]:
-    """How far layers that mix templates are one: the mean of the layer similarity matrix over pairs."""
-    return {SIMILARITY[0]: mean_similarity(layer_similarity(model))} if mixtures(model) else {}
 
 
 def _digest(data: Data) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from weightshare.errors import ConfigError
+from weightshare.errors import ConfigError, FileError
+from weightshare.files.opening import read_text
 from weightshare.training.data import Augment, Prepare
 from weightshare.training.distil import Distil
 from weightshare.training.localise import Localise, SleepPhase
+from weightshare.training.plain_yaml import LARGEST, parse_yaml
 from weightshare.training.regularise import Cluster, Regularise
 from weightshare.training.share import Share
 
@@ -183,17 +185,16 @@ T = TypeVar("T")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping, without tags that would build Python objects.
+    """Read a YAML mapping of plain values; see `plain_yaml`.
 
     Raises:
         ConfigError: If the file is missing, is no YAML or no mapping.
     """
-    import yaml
-
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        text = read_text(path, LARGEST)
+    except FileError as error:
         raise ConfigError(f"Cannot read the configuration '{path}': {error}") from error
+    data = parse_yaml(text, f"'{path}'")
     if not isinstance(data, dict):
         raise ConfigError(f"The configuration '{path}' is a {type(data).__name__}, need keys and values.")
     return data

@@ -14,6 +14,7 @@ report.html             the page to look at
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
 import json
 import math
@@ -28,10 +29,12 @@ from weightshare.analysis.page import run_page
 from weightshare.analysis.report import report
 from weightshare.errors import ConfigError, FileError, TrainingError
 from weightshare.files.atomic import read_json, write_json, write_text
-from weightshare.files.checkpoint import load, save
+from weightshare.files.checkpoint import load, owners, save
 from weightshare.files.evolution import load_evolution
+from weightshare.files.opening import parse_json, read_text
 from weightshare.models.by_name import build
 from weightshare.planning import Plan, applied_plans
+from weightshare.surgery.shards import whole
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
@@ -124,15 +127,24 @@ def _together(
     minutes, board = config.checkpoint_minutes, config.tensorboard
     identity = {"config": {key: value for key, value in _decisive(config).items() if key not in ("train", "seed")}}
     teacher = _teacher(config, data)
+    twin = deepcopy(model) if config.strategy == "fsdp2" else None
     history = fit(
         *(model, data, config.train, config.seed, folder, fabric, label, minutes, board, identity, teacher, on_epoch)
     )
     seconds = time.perf_counter() - before
-    model.cpu()
+    model = model.cpu() if twin is None else _gathered(model, twin)
     summary = _finish(config, model, data, plans, history, seconds, echo) if fabric.is_global_zero else {}
     if torch.distributed.is_initialized():
         fabric.barrier()  # nobody leaves before the first process has written everything
     return summary
+
+
+def _gathered(model: nn.Module, twin: nn.Module) -> nn.Module:
+    """The numbers of a sharded model in one from before it was sharded; every process calls it."""
+    with torch.no_grad():
+        for held, tensor in zip(owners(twin)[0].values(), owners(model)[0].values(), strict=True):
+            held.copy_(whole(tensor))
+    return twin
 
 
 def _finish(
@@ -283,10 +295,11 @@ def read_history(folder: str | Path) -> list[dict[str, float]]:
         FileError: If the file is missing or damaged.
     """
     path = Path(folder) / METRICS
+    text = read_text(path)
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise FileError(f"Cannot read '{path}': {error}. It is missing or damaged.") from error
+        rows = [parse_json(line) for line in text.splitlines()]
+    except ValueError as error:
+        raise FileError(f"Cannot read '{path}': {error}. It is damaged.") from error
     if not rows or not all(isinstance(row, dict) and "test_accuracy" in row for row in rows):
         raise FileError(f"'{path}' is damaged: need one object with test_accuracy for each epoch.")
     return rows
@@ -297,7 +310,7 @@ def write_page(folder: Path, plans: list[Plan], history: list[dict[str, float]],
     details = read_json(folder / ENVIRONMENT)
     if not isinstance(details, dict) or not details.keys() >= {"gpu", "cores"}:
         raise FileError(f"'{folder / ENVIRONMENT}' is damaged: it names no machine.")
-    config_text = (folder / CONFIG).read_text(encoding="utf-8")
+    config_text = read_text(folder / CONFIG)
     evolution = load_evolution(folder / EVOLUTION) if "layer_similarity" in history[-1] else None
     write_text(folder / PAGE, run_page(folder.name, plans, history, summary, details, config_text, evolution))
     return folder / PAGE

@@ -11,6 +11,7 @@ from inspect import signature
 from itertools import product
 import math
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from weightshare.errors import FileError, SpecError, TrainingError
 from weightshare.files import archive
 from weightshare.files.checkpoint import owners
 from weightshare.hooks import Handle
+from weightshare.surgery.shards import is_spread, keep_part_, placed_like, whole
 from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.regularise import Regularise
 from weightshare.training.share import Share
@@ -64,8 +66,11 @@ def write_snapshot(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     generators: Sequence[Mapping[str, Tensor]],
+    writes: bool = True,
 ) -> None:
     """Write the state of a training run in one step.
+
+    What is spread over processes is gathered, so that the file is the same for any number of them; all call this then.
 
     Args:
         path: The file; the one before is replaced once this one is whole.
@@ -73,6 +78,7 @@ def write_snapshot(
         optimizer: Its state and groups.
         progress: How far the run is; JSON-able.
         generators: For each process the states of its random generators, by device; see `generators`.
+        writes: Whether this process is the one that writes; the others give their parts.
 
     Raises:
         FileError: If the disk refuses; the file before is then unchanged.
@@ -87,10 +93,23 @@ def write_snapshot(
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
+    tensors = _whole(tensors, writes)
+    if not writes:
+        return
     for rank, of_rank in enumerate(generators):
         tensors |= {f"rng.{rank}.{device}": value for device, value in of_rank.items()}
     content = {"kind": KIND, "groups": state["param_groups"], "numbers": numbers, "progress": asdict(progress)}
     archive.write(path, tensors, {f"model.{name}": f"model.{owner}" for name, owner in aliases.items()}, content)
+
+
+def _whole(tensors: dict[str, Tensor], kept: bool) -> dict[str, Tensor]:
+    """All of each tensor, for the process that keeps them; one by one, since together they may not fit."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        all_of_it = whole(tensor)
+        if kept:
+            gathered[name] = all_of_it.cpu()
+    return gathered
 
 
 def read_snapshot(
@@ -146,7 +165,10 @@ def read_snapshot(
         scaler.load_state_dict(progress.scaler)
     with torch.no_grad():
         for tensor, value in values:
-            tensor.copy_(value)
+            if is_spread(tensor):
+                keep_part_(tensor, value)
+            else:
+                tensor.copy_(value)
     return progress
 
 
@@ -207,7 +229,7 @@ def _progress(entry: dict[str, Any], run: Mapping[str, Any]) -> Progress:
         more = product(((), SHARED), ((), NOISE), ((), SIMILARITY))
         known = [{*ROW, *shared, *noise, *alike} for shared, noise, alike in more]
         if set(row) not in known or not all(_finite(value) for value in row.values()):
-            raise FileError(f"a row of its history is {row}, need numbers for {', '.join(ROW)}.")
+            raise FileError(f"a row of its history is {short(row)}, need numbers for {', '.join(ROW)}.")
     counts = [row["epoch"] for row in progress.history]
     whole = type(progress.step) is int and 0 <= progress.step < run["steps"]
     in_order = counts == list(range(1, len(counts) + 1)) and len(counts) <= run["recipe"]["epochs"]
@@ -287,9 +309,7 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
             real = value.is_floating_point() or (value.is_complex() and parameters[int(index)].is_complex())
             if int(index) < 0 or value.shape not in shapes or not real:
                 raise FileError(f"'{name}' is {tuple(value.shape)} {value.dtype}, which this optimizer does not hold.")
-            # As the parameter lies in memory (channels last, say): fused optimizers go through both side by side.
-            laid = torch.empty_like(parameters[int(index)], dtype=value.dtype, device="cpu") if value.dim() else None
-            state.setdefault(int(index), {})[key] = value if laid is None else laid.copy_(value)
+            state.setdefault(int(index), {})[key] = _laid(value, parameters[int(index)]) if value.dim() else value
     for index, entries in held.content["numbers"].items():
         state.setdefault(int(index), {}).update(entries)
     for index, entries in state.items():
@@ -298,22 +318,29 @@ def _optimizer_state(held: archive.Archive, optimizer: torch.optim.Optimizer) ->
     return {"state": state, "param_groups": loaded}
 
 
+def _laid(value: Tensor, parameter: Tensor) -> Tensor:
+    """As the parameter lies in memory (channels last, say), which fused optimizers go through, and over processes."""
+    if is_spread(parameter):
+        return placed_like(parameter, value)
+    return torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value)
+
+
 def _like(name: str, value: Any, own: Any) -> Any:
     """A value as the optimizer or the scaler has it itself: the same keys and kinds; JSON knows no tuples."""
     if isinstance(own, dict):
         if not isinstance(value, dict) or set(value) != set(own):
-            raise FileError(f"{name} is {value!r}, need the keys {', '.join(own)}.")
+            raise FileError(f"{name} is {short(value)}, need the keys {', '.join(own)}.")
         return {key: _like(f"{key} of {name}", value[key], own[key]) for key in own}
     if isinstance(own, list | tuple):
         if not isinstance(value, list) or len(value) != len(own):
-            raise FileError(f"{name} is {value!r}, need {len(own)} values.")
+            raise FileError(f"{name} is {short(value)}, need {len(own)} values.")
         return type(own)(_like(name, one, other) for one, other in zip(value, own, strict=True))
     if isinstance(own, bool | str | None):
         if type(value) is not type(own) or value != own:
-            raise FileError(f"{name} is {value!r}, here it is {own!r}.")
+            raise FileError(f"{name} is {short(value)}, here it is {own!r}.")
         return own
     if not _finite(value):
-        raise FileError(f"{name} is {value!r}, need a finite number.")
+        raise FileError(f"{name} is {short(value)}, need a finite number.")
     return type(own)(value)
 
 

@@ -9,6 +9,7 @@ import time
 from types import FrameType
 
 from weightshare.errors import FileError, TrainingError
+from weightshare.files.atomic import remove_leftovers
 
 LOCK = ".lock"
 PATIENCE = 1.0  # seconds in which more signals count as one: `timeout` and schedulers signal a process and its group
@@ -47,8 +48,7 @@ def at_work(folder: str | Path, patience: float = 0.0) -> Iterator[None]:
             f"Cannot work in '{folder}': {error.strerror or error}. Choose a folder that can be written."
         ) from error
     try:
-        for left in folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        remove_leftovers(folder)
         yield
     finally:
         lock.release()

@@ -6,7 +6,7 @@
 | `pairwise.py` | the penalty, its subgradient, its conjugate, the distance to its subdifferential |
 | `prox.py` | the proximal map, exact; the path over strengths |
 | `binned.py` | the proximal map without sorting, with an error bound |
-| `particles.py`, `shards.py` | which weights of a parameter are one problem; parameters that lie in several processes |
+| `particles.py` | which weights of a parameter are one problem |
 | `proximal.py` | `Proximal`: the map after every step of an optimizer |
 | `baselines.py` | what it is compared with: the subgradient, β-lasso |
 | `groups.py` | the general penalty `R_C`; the proximal map for groups of scalars |

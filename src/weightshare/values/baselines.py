@@ -6,15 +6,14 @@ Plain training needs nothing, and ℓ1 by its proximal map is `Proximal(strength
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weightshare._typing import Where
-from weightshare.errors import SpecError
 from weightshare.hooks import Handle, add_to_gradient, expect_number
 from weightshare.surgery.count import distinct
+from weightshare.surgery.shards import local_part, placed_like, whole
 from weightshare.values.choice import trained_weights
 from weightshare.values.pairwise import pairwise_penalty, pairwise_subgradient
-from weightshare.values.shards import local_part
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Baseline(Handle):
         """For each path `weights`, `distinct` values, how many are `zero`, and the `penalty` `R`; changes nothing."""
         rows = {}
         for site in self.sites:
-            weights = _whole(site.tensor)
+            weights = whole(site.tensor)
             rows[site.path] = {
                 "weights": weights.numel(),
                 "distinct": distinct(weights),
@@ -75,7 +74,8 @@ class SubgradientHandle(Baseline):
 
     def before(self) -> None:
         for site in self.sites:
-            add_to_gradient(site.tensor, pairwise_subgradient(_whole(site.tensor)), self.spec.strength, self.optimizer)
+            pull = placed_like(site.tensor, pairwise_subgradient(whole(site.tensor)))
+            add_to_gradient(site.tensor, pull, self.spec.strength, self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,11 @@ class BetaLassoHandle(Baseline):
 
     def before(self) -> None:
         for site in self.sites:
-            add_to_gradient(site.tensor, _whole(site.tensor).sign(), self.spec.strength, self.optimizer)
+            add_to_gradient(site.tensor, site.tensor.detach().sign(), self.spec.strength, self.optimizer)
 
     @torch.no_grad()
     def after(self) -> None:
         for site in self.sites:
-            weights = _whole(site.tensor)
+            weights, _ = local_part(site.tensor)
             weights.masked_fill_(weights.abs() < self.spec.beta * self.spec.strength, 0.0)
             torch.autograd.graph.increment_version(site.tensor)
-
-
-def _whole(parameter: Tensor) -> Tensor:
-    part, group = local_part(parameter)
-    if group is not None:
-        raise SpecError("the baselines work on whole parameters, this one is sharded over processes.")
-    return part

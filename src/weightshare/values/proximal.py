@@ -30,13 +30,13 @@ from torch.nn.functional import softshrink
 from weightshare._typing import Where
 from weightshare.errors import SpecError
 from weightshare.hooks import Handle, described, expect_count, expect_number, is_count
+from weightshare.surgery.shards import expect_one_cut, keep_part_, local_part, whole
 from weightshare.values import check
 from weightshare.values.binned import NoBins, prox_pairwise_binned
 from weightshare.values.choice import layer_of, trained_weights
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.particles import Granularity, Particles, expect_granularity
 from weightshare.values.prox import prox_clusters, prox_pairwise, rewound
-from weightshare.values.shards import expect_one_cut, local_part, replaced
 
 SORT_FREE_FROM = 1 << 17
 """Weights from which the sort-free map is the faster one: below, its bins cost more than sorting."""
@@ -238,7 +238,7 @@ class ProximalHandle(Handle):
         self.expect_held()
         rows = {}
         for site, particles, last in zip(self.sites, self._particles, self._last, strict=True):
-            flat = particles.read(replaced(site.tensor))
+            flat = particles.read(whole(site.tensor))
             values, clusters = self._moved(flat, particles, last if self.bounds[site.path] else None, label=True)
             nonzero = clusters[values != 0].unique().numel()
             rows[site.path] = {
@@ -300,11 +300,11 @@ class ProximalHandle(Handle):
                 torch.autograd.graph.increment_version(parameter)
                 return part
         self.bounds[path] = 0.0
-        whole = replaced(parameter)
-        flat = particles.read(whole)
+        every = whole(parameter)
+        flat = particles.read(every)
         values, labels = self._moved(flat, particles, length, label)
-        particles.write(whole, values)
-        replaced(parameter, whole)
+        particles.write(every, values)
+        keep_part_(parameter, every)
         return particles.labels(labels) if label else labels
 
     def _moved(self, flat: Tensor, particles: Particles, length: float | None, label: bool) -> tuple[Tensor, Tensor]:

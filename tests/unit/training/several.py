@@ -15,10 +15,10 @@ import torch
 
 from tests.unit.training.methods import METHODS, trained
 from weightshare.errors import SharingError
+from weightshare.surgery.shards import whole
 from weightshare.training.launch import launched
 from weightshare.training.recipe import RunConfig
 from weightshare.values import proximal
-from weightshare.values.shards import replaced
 
 
 def told(name: str, fabric: Fabric) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def told(name: str, fabric: Fabric) -> dict[str, Any]:
         model, history = trained(name, fabric)
     except SharingError as error:
         return {"refused": f"{type(error).__name__}: {error}"}
-    weights = {key: replaced(tensor).tolist() for key, tensor in model.state_dict().items()}
+    weights = {key: whole(tensor).tolist() for key, tensor in model.state_dict().items()}
     return {"weights": weights, "history": history}
 
 

@@ -61,7 +61,7 @@ def test_tiny_imagenet_as_the_paper_has_it(tmp_path):
         ("", "need a file, a tab and a class in each line"),
         ("val_0.JPEG n01443537\n", "need a file, a tab and a class in each line"),
         ("val_0.JPEG\t\n", "need a file, a tab and a class in each line"),
-        ("\udcff", "Cannot read the list"),
+        ("\udcff", "is no text"),
     ],
 )
 def test_a_list_that_is_damaged(text, said, tmp_path):

@@ -208,14 +208,18 @@ from weightshare.training.workplace import at_work
 
 with at_work(sys.argv[1]):
     print("at work", flush=True)
-    time.sleep(0.5)
+    sys.stdin.readline()
+    time.sleep(0.2)
 """
 
 
 def test_one_that_is_patient_waits_until_the_other_has_left(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", BRIEFLY, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", BRIEFLY, str(tmp_path)], **pipes) as other:
         assert other.stdout.readline() == "at work\n"
         with pytest.raises(TrainingError, match="Another process is at work"), at_work(tmp_path):
             pass
+        other.stdin.write("leave\n")
+        other.stdin.flush()
         with at_work(tmp_path, patience=60):
             assert other.wait(timeout=60) == 0

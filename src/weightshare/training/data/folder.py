@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from weightshare.errors import ConfigError, FileError
+from weightshare.files.opening import read_text
 from weightshare.training.data.build import build, statistics
 from weightshare.training.data.lazy import Lazy
 from weightshare.training.data.pictures import decode_all, form_of
@@ -87,10 +88,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 def _annotated(path: Path) -> dict[str, str]:
     """The class of each file that a list names, by the file's name from the folder of the set."""
-    try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Cannot read the list '{path}': {error}.") from error
+    rows = [line.split("\t") for line in read_text(path).splitlines() if line]
     if not rows or not all(len(row) >= 2 and row[0] and row[1] for row in rows):
         raise FileError(f"'{path}' is damaged: need a file, a tab and a class in each line.")
     return {os.path.join("val", "images", row[0]): row[1] for row in rows}

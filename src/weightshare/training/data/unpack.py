@@ -3,17 +3,21 @@
 No path in an archive is ever written to, and nothing larger than `LARGEST` is taken out of one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 import gzip
 import hashlib
+import io
 from pathlib import Path, PurePosixPath
 import tarfile
 import zlib
 
 from weightshare.errors import FileError
+from weightshare.files.opening import opened
 
 LARGEST = 2**28
 """Bytes that one file may have when it is unpacked: the largest official one has 154 million."""
+DAMAGE = (OSError, EOFError, zlib.error)
 
 
 def checked(content: bytes, checksum: str, where: str) -> bytes:
@@ -53,11 +57,9 @@ def read_file(path: Path, where: str | None = None) -> bytes:
     """
     where = where or str(path)
     try:
-        with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            return _limited(gzip.GzipFile(fileobj=file).read if packed else file.read, where)
-    except (OSError, EOFError, zlib.error) as error:
+        with _opened(path) as read:
+            return _limited(read, where)
+    except DAMAGE as error:
         raise _unreadable(where, error) from error
 
 
@@ -75,16 +77,43 @@ def read_tar(path: Path, names: Iterable[str], where: str | None = None) -> dict
     where, wanted = where or str(path), set(names)
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as archive:
+        # As a stream: it never goes back, as an archive made for that could make a reader do for ever.
+        with _opened(path) as read, tarfile.open(fileobj=_Bounded(read, where), mode="r|") as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if name in wanted - found.keys() and member.isfile() and (file := archive.extractfile(member)):
                     found[name] = _limited(file.read, f"{where}: {member.name}")
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except FileError:
+        raise
+    except (*DAMAGE, tarfile.TarError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise _unreadable(where, error) from error
     if missing := sorted(wanted - found.keys()):
         raise FileError(f"'{where}' lacks {', '.join(missing)}. It is another archive, or damaged; replace it.")
     return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Callable[[int], bytes]]:
+    """Reads bytes of a regular file, unpacked if it is a gzip file."""
+    with opened(path) as (file, _):
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        yield gzip.GzipFile(fileobj=file).read if packed else file.read
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that ends with an error after `2 * LARGEST` bytes, whatever an archive says that it holds."""
+
+    def __init__(self, read: Callable[[int], bytes], where: str) -> None:
+        super().__init__()
+        self._read, self.where, self.left = read, where, 2 * LARGEST
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise FileError(f"'{self.where}' has more than {2 * LARGEST:,} bytes when unpacked: replace it.")
+        return content
 
 
 def _limited(read: Callable[[int], bytes], where: str) -> bytes:
