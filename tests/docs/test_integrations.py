@@ -34,7 +34,7 @@ def test_its_code_runs(names, tmp_path, capsys):
     assert names["module"].blocks[0].weight is names["module"].blocks[1].weight
     assert (tmp_path / "shared" / "model.safetensors").is_file()
     assert (tmp_path / "int8.pt").stat().st_size < 8_000
-    assert capsys.readouterr().out.endswith("fused, 4: 0.weight, 0.bias, 2.weight, 2.bias\n")
+    assert capsys.readouterr().out.endswith("fused, 4: 0.weight, 2.weight, 0.bias, 2.bias\n")
 
 
 def test_tests_that_it_names_are_there():

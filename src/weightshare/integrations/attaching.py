@@ -14,6 +14,7 @@ from weightshare.optimizer import check
 from weightshare.planning import applied_plans
 from weightshare.sharing import Spec
 from weightshare.training import attached
+from weightshare.training.measures import measured
 from weightshare.verbs import refuse_untied, share_
 
 
@@ -55,6 +56,7 @@ class Attaching:
             raise SpecError("where= goes with share=. For what is attached, say Attach(spec, where).")
         self.share, self.where = share, where
         self.handles: list[Handle] = []
+        self.model: nn.Module | None = None
         self._finished = False
         self._states: list[dict[str, Any]] = []
         self._loaded: list[dict[str, Any]] | None = None
@@ -83,7 +85,7 @@ class Attaching:
         except BaseException:
             self.end()
             raise
-        self._finished = False
+        self.model, self._finished = model, False
 
     def finish(self) -> None:
         """Tell handles that the last step is done; once."""
@@ -96,15 +98,15 @@ class Attaching:
         attached.epoch_ended(self.handles)
 
     def measure(self) -> dict[str, float]:
-        """How far the regularised weights are shared: see `training.attached.shared`."""
-        return attached.shared(self.handles)
+        """How far the model shares: see `training.measures.measured`."""
+        return measured(self.model, self.handles) if self.model is not None else {}
 
     def end(self) -> None:
         """Take everything off; the states stay, since checkpoints may be written afterwards."""
         self._states = self.states()
         for handle in self.handles:
             handle.remove()
-        self.handles = []
+        self.handles, self.model = [], None
 
     def states(self) -> list[dict[str, Any]]:
         """What a checkpoint keeps: for each spec what JSON can hold."""

@@ -48,8 +48,8 @@ class SharingCallback(Callback):
         share: How to share the module; `None` where it is shared already, or not to be. Parameters that
             `configure_model` makes are not there yet: share them there.
         where: Which parameters `share` is for, by the rule of `plan`, from the module's root (`"model.blocks"`).
-        log: Whether to log after each epoch how far regularised weights are shared: `distinct_share`, `zero_share` and
-            `penalty`.
+        log: Whether to log after each epoch how far the module shares: `distinct_share`, `zero_share` and `penalty` of
+            regularised weights, and what else `training.measures.measured` gives.
 
     Raises:
         SpecError: If a value cannot be used. When training starts: if a spec cannot be attached.

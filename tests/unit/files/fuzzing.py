@@ -95,7 +95,9 @@ class Watch:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
-        elsewhere = event == "open" and not isinstance(arguments[0], int) and not str(arguments[0]).startswith(self.folder)
+        elsewhere = (
+            event == "open" and not isinstance(arguments[0], int) and not str(arguments[0]).startswith(self.folder)
+        )
         if elsewhere or event.startswith(FORBIDDEN):
             self.seen.append(f"{event} {str(arguments)[:200]}")
 

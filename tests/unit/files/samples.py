@@ -183,4 +183,3 @@ def samples(folder: Path) -> Iterator[Sample]:
     yield Sample("similarity", path.read_bytes(), History)
     config = RunConfig("convmixer:8/4/2/3", model_args={"a": [1, {"b": None}]}, train=Recipe(epochs=2))
     yield Sample("configuration", config.to_yaml().encode(), Configuration, checked=False)
-
