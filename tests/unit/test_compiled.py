@@ -13,16 +13,17 @@ from weightshare.experiments.exporting import METHODS
 OF_BANKS = ("tie, LoRA of each layer", "tie, trained through", "templates")
 LOCAL_OR_DENSE = ("lattice", "low rank", "sleep", "codebook", "proximal")
 WANTED = {
-    **dict.fromkeys(("unshared", "tie, mean"), [1, 2, 4, 4]),
-    **dict.fromkeys(OF_BANKS, [2, 3, 6, 6]),  # the hook that makes weights is a graph of its own, without gradients too
-    **dict.fromkeys(LOCAL_OR_DENSE, [1, 2, 3, 3]),  # no batch norm: evaluation is no other graph
+    **dict.fromkeys(("unshared", "tie, mean"), (1, 2, 4, 4)),
+    **dict.fromkeys(OF_BANKS, (2, 3, 6, 6)),  # the hook that makes weights is a graph of its own, without gradients too
+    **dict.fromkeys(LOCAL_OR_DENSE, (1, 2, 3, 3)),  # no batch norm: evaluation is no other graph
 }
 QUICK = ("templates", "proximal", "sleep")
 COUNT = """
 import json, sys
 from weightshare.experiments.exporting import traced
 found = {name: traced(name) for name in sys.argv[1:]}
-print(json.dumps({name: [one.breaks, one.steps, one.batches, one.evaluation, one.again] for name, one in found.items()}))
+counts = {name: (one.breaks, one.steps, one.batches, one.evaluation, one.again) for name, one in found.items()}
+print(json.dumps(counts))
 """
 
 
