@@ -116,7 +116,7 @@ def _started(config: RunConfig) -> tuple[int, int]:
 
 def _strategy(config: RunConfig, processes: int) -> Any:
     """Fabric's strategy, with our patience."""
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     wait = timedelta(minutes=config.timeout_minutes)
     name = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
@@ -129,7 +129,7 @@ def _strategy(config: RunConfig, processes: int) -> Any:
 
 def _sharding(wait: timedelta, processes: int) -> Any:
     """FSDP2 over all processes; parameters are whole only while a unit runs, those of the root unit too."""
-    from lightning_fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     def parallelise(model: nn.Module, mesh: Any) -> nn.Module:
         shard_(model.to(strategy.root_device), mesh["data_parallel"], reshard_after_forward=True)
