@@ -90,13 +90,12 @@ def _meet(device: torch.device, wait: timedelta) -> None:
 
     All restarts use one store; in it gloo would find the addresses of processes that have died, and wait for them.
     """
-    from torch.distributed import PrefixStore, init_process_group, rendezvous
-
-    store, rank, world = next(rendezvous("env://", timeout=wait))
-    mine = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    spread: Any = torch.distributed
+    store, rank, world = next(spread.rendezvous("env://", timeout=wait))
+    mine = spread.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     cpu = device.type == "cpu"
-    backend = torch.distributed.get_default_backend_for_device(device)
-    init_process_group(
+    backend = spread.get_default_backend_for_device(device)
+    spread.init_process_group(
         backend, store=mine, rank=rank, world_size=world, timeout=wait, device_id=None if cpu else device
     )
 
