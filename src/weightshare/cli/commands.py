@@ -194,8 +194,10 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
-    devices: Annotated[int | None, typer.Option(help="How many, one process each; torchrun says it instead.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Of several processes: ddp, fsdp2; or another of Fabric's.")] = None,
+    devices: Annotated[int | None, typer.Option(help="How many, one process each.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Of several processes: ddp, fsdp2; or another of Fabric's.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = None,
     checkpoint_minutes: Annotated[
         float | None, typer.Option(help="Keep the state inside an epoch, too, after so many minutes.")

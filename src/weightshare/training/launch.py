@@ -90,13 +90,12 @@ def _meet(device: torch.device, wait: timedelta) -> None:
 
     All restarts use one store; in it gloo would find the addresses of processes that have died, and wait for them.
     """
-    from torch.distributed import PrefixStore, init_process_group, rendezvous
-
-    store, rank, world = next(rendezvous("env://", timeout=wait))
-    mine = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    spread: Any = torch.distributed
+    store, rank, world = next(spread.rendezvous("env://", timeout=wait))
+    mine = spread.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     cpu = device.type == "cpu"
-    backend = torch.distributed.get_default_backend_for_device(device)
-    init_process_group(
+    backend = spread.get_default_backend_for_device(device)
+    spread.init_process_group(
         backend, store=mine, rank=rank, world_size=world, timeout=wait, device_id=None if cpu else device
     )
 
@@ -116,7 +115,7 @@ def _started(config: RunConfig) -> tuple[int, int]:
 
 def _strategy(config: RunConfig, processes: int) -> Any:
     """Fabric's strategy, with our patience."""
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     wait = timedelta(minutes=config.timeout_minutes)
     name = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
@@ -129,7 +128,7 @@ def _strategy(config: RunConfig, processes: int) -> Any:
 
 def _sharding(wait: timedelta, processes: int) -> Any:
     """FSDP2 over all processes; parameters are whole only while a unit runs, those of the root unit too."""
-    from lightning_fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     def parallelise(model: nn.Module, mesh: Any) -> nn.Module:
         shard_(model.to(strategy.root_device), mesh["data_parallel"], reshard_after_forward=True)

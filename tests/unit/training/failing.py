@@ -56,7 +56,7 @@ def spoilt(model: nn.Module) -> None:
 
 
 def silent(model: nn.Module) -> None:
-    time.sleep(60)
+    time.sleep(600)
 
 
 def terminated(model: nn.Module) -> None:

@@ -2,16 +2,15 @@
 
 from datetime import timedelta
 
-from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 import pytest
 
 from weightshare.errors import ConfigError, TrainingError
 from weightshare.training.launch import _started, _strategy, launched, together
 from weightshare.training.recipe import RunConfig
 
-GLOO = (
-    "[../third_party/gloo/gloo/tcp/pair.cc:553] Connection closed by peer [::1]. This is typically caused by"
-)
+GLOO = "[../third_party/gloo/gloo/tcp/pair.cc:553] Connection closed by peer [::1]. This is typically caused by"
 
 
 class Processes:
