@@ -347,9 +347,7 @@ def fold(
 def export(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     format: Annotated[str, typer.Option(help="onnx, or torch for a program of torch.export.")] = "onnx",
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; model.onnx or .pt2 in the run by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; model.onnx or .pt2 in the run by default.")] = None,
     shared: Annotated[bool, typer.Option("--shared", help="The shared model; the folded one by default.")] = False,
 ) -> None:
     """Export a trained model for other runtimes, check what was written, and print sizes."""
