@@ -115,8 +115,8 @@ def load_sharded(
     owned, aliases = owners(model)
     content = _content(Path(folder))
     _expect(str(folder), content, owned, aliases)
-    tensors = {f"model.{name}": torch.empty_like(tensor.detach()) for name, tensor in owned.items()}
-    state = None
+    tensors: dict[str, Any] = {f"model.{name}": torch.empty_like(tensor.detach()) for name, tensor in owned.items()}
+    state: dict[str, Any] = {}
     if optimizer is not None:
         state, more = _restored(str(folder), content.get("optimizer"), innermost(optimizer), owned)
         tensors |= more
@@ -313,7 +313,7 @@ def _quietly(work: Callable[..., Any]) -> None:
 
 def _storage() -> tuple[Callable[[str], Any], Callable[[str], Any]]:
     try:
-        from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
     except ImportError as error:
         raise SpecError("Sharded checkpoints need torch 2.9 or later, which stores them as safetensors.") from error
     return (lambda folder: HuggingFaceStorageWriter(folder, save_distributed=True)), HuggingFaceStorageReader
@@ -326,7 +326,7 @@ def _dcp() -> Any:
 
 
 def _planner() -> Any:
-    from torch.distributed.checkpoint import DefaultSavePlanner
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
     return DefaultSavePlanner(dedup_save_to_lowest_rank=True)
 
