@@ -182,7 +182,7 @@ def _restored(
                 if "value" in entry:
                     entries[key] = entry["value"]
                     continue
-                dtype = getattr(torch, entry["dtype"])
+                dtype = _dtype(folder, entry["dtype"])
                 like = entry["like"] and list(parameter.shape) == entry["shape"]
                 made = (
                     torch.zeros_like(parameter.detach(), dtype=dtype)
@@ -194,6 +194,13 @@ def _restored(
                 state[number] = entries
             number += 1
     return {"state": state, "param_groups": groups}, tensors
+
+
+def _dtype(folder: str, name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise FileError(f"'{folder}' is damaged: {name!r} is no type of numbers.")
+    return found
 
 
 def _named(optimizer: torch.optim.Optimizer, owned: Mapping[str, Tensor]) -> list[dict[str, Any]]:
@@ -313,7 +320,7 @@ def _quietly(work: Callable[..., Any]) -> None:
 
 def _storage() -> tuple[Callable[[str], Any], Callable[[str], Any]]:
     try:
-        from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
     except ImportError as error:
         raise SpecError("Sharded checkpoints need torch 2.9 or later, which stores them as safetensors.") from error
     return (lambda folder: HuggingFaceStorageWriter(folder, save_distributed=True)), HuggingFaceStorageReader
@@ -326,7 +333,7 @@ def _dcp() -> Any:
 
 
 def _planner() -> Any:
-    from torch.distributed.checkpoint import DefaultSavePlanner
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
     return DefaultSavePlanner(dedup_save_to_lowest_rank=True)
 

@@ -111,7 +111,7 @@ def refused(_: Path) -> None:
     with pytest.raises(NoMatch, match=r"blocks='body\.\*' matches no module"):
         shard_(model, blocks=["body.*"])
     before = state(model)
-    with pytest.raises(SpecError, match="fully_shard refuses Sequential: .*reshard"):
+    with pytest.raises(SpecError, match=r"fully_shard refuses Sequential: .*reshard"):
         shard_(model, reshard_after_forward="sometimes")
     with pytest.raises(SpecError, match="need a DeviceMesh of that device"):
         shard_(model, mesh="cpu")
@@ -121,7 +121,7 @@ def refused(_: Path) -> None:
     with pytest.raises(ModelChanged, match="retie_"):
         shard_(untied)
     shard_(model)
-    with pytest.raises(SpecError, match="'stem.weight' is sharded already"):
+    with pytest.raises(SpecError, match=r"'stem\.weight' is sharded already"):
         shard_(model)
 
 
@@ -168,7 +168,7 @@ def whole_verbs(folder: Path) -> None:
 
 
 def after_evaluation(_: Path) -> None:
-    """FSDP2 leaves the root unit gathered after a pass without gradients: the library finds its parameters all the same."""
+    """FSDP2 leaves the root unit gathered after a pass without gradients: its parameters are found all the same."""
     model, batch = shared("tie")
     shard_(model)
     optimizer = optimizer_of(model)
@@ -200,7 +200,7 @@ def loading(_: Path) -> None:
     check_close(numbers(model), full)
     mine = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     mine["blocks.3.fc1.weight"] = mine["blocks.3.fc1.weight"] + 1
-    with pytest.raises(ModelChanged, match="different numbers for 'blocks.0.fc1.weight' and 'blocks.3.fc1.weight'"):
+    with pytest.raises(ModelChanged, match=r"different numbers for 'blocks.0.fc1.weight' and 'blocks.3.fc1.weight'"):
         model.load_state_dict(mine)
 
 

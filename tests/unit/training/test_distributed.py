@@ -65,13 +65,13 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(folder: Path) -> None:
         load_sharded(folder / "thin", sharded.thin(), sharded.optimizer_of(sharded.thin()))
     with pytest.raises(FileError, match=r"'stem.weight' in '.*thin' is missing, in the model \(5, 3\) float32"):
         load_sharded(folder / "thin", model)
-    with pytest.raises(FileError, match="'blocks.3.norm.weight' .*Build and share the model"):
+    with pytest.raises(FileError, match=r"'blocks\.3\.norm\.weight' .*Build and share the model"):
         load_sharded(folder / "tie", sharded.zoo.chain().model)
     other = sharded.optimizer_of(model)
     del other.param_groups[1]
     with pytest.raises(OptimizerMismatch, match="groups hold other parameters"):
         load_sharded(folder / "tie", model, other)
-    with pytest.raises(FileError, match="missing or damaged"):
+    with pytest.raises(FileError, match="There is no file"):
         load_sharded(folder / "none", model)
     sharded.check_close(model.state_dict(), before)
 
