@@ -26,7 +26,7 @@ import weightshare as ws
 from weightshare.training.distributed import shard_
 
 RANKS = 2
-SECONDS = {False: 400, True: 1200}
+SECONDS = {False: 600, True: 1200}
 """For all cells together, and for the slow ones."""
 
 Key = tuple[str, str, str]

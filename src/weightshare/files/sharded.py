@@ -182,7 +182,7 @@ def _restored(
                 if "value" in entry:
                     entries[key] = entry["value"]
                     continue
-                dtype = getattr(torch, entry["dtype"])
+                dtype = _dtype(folder, entry["dtype"])
                 like = entry["like"] and list(parameter.shape) == entry["shape"]
                 made = (
                     torch.zeros_like(parameter.detach(), dtype=dtype)
@@ -194,6 +194,13 @@ def _restored(
                 state[number] = entries
             number += 1
     return {"state": state, "param_groups": groups}, tensors
+
+
+def _dtype(folder: str, name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise FileError(f"'{folder}' is damaged: {name!r} is no type of numbers.")
+    return found
 
 
 def _named(optimizer: torch.optim.Optimizer, owned: Mapping[str, Tensor]) -> list[dict[str, Any]]:

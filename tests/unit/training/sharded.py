@@ -200,9 +200,7 @@ def loading(_: Path) -> None:
     check_close(numbers(model), full)
     mine = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     mine["blocks.3.fc1.weight"] = mine["blocks.3.fc1.weight"] + 1
-    with pytest.raises(
-        ModelChanged, match=r"different numbers for 'blocks\.0\.fc1\.weight' and 'blocks\.3\.fc1\.weight'"
-    ):
+    with pytest.raises(ModelChanged, match=r"different numbers for 'blocks.0.fc1.weight' and 'blocks.3.fc1.weight'"):
         model.load_state_dict(mine)
 
 
