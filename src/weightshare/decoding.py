@@ -22,6 +22,7 @@ from weightshare._table import shape_text
 from weightshare.errors import AlreadyShared, FileError, ModelChanged, SpecError
 from weightshare.sharing import Group, LeftOut, Spec
 from weightshare.surgery import edit, sites
+from weightshare.surgery.precision import without_autocast
 from weightshare.surgery.sites import Site
 
 MOST_CLUSTERS = 2**16
@@ -281,5 +282,5 @@ def wide(tensor: Tensor) -> Tensor:
 
 def mix(coefficients: Tensor, templates: Tensor) -> Tensor:
     """`A·T`, `(positions, ...)`: a mixture of templates for each row of coefficients, whatever autocast says."""
-    with torch.autocast(coefficients.device.type, enabled=False):
+    with without_autocast(coefficients.device.type):
         return (coefficients @ templates.flatten(1)).view(len(coefficients), *templates.shape[1:])

@@ -30,6 +30,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from weightshare.errors import ModelChanged
 from weightshare.sharing import Group
 from weightshare.surgery import derived, edit
+from weightshare.surgery.precision import without_autocast
 
 BANKS = derived.HOLDER
 HOOKS = "_weightshare_pass_"
@@ -106,7 +107,7 @@ class Bank(nn.Module):
         if at.spent and torch.is_grad_enabled():
             # From here on a backward pass that runs layers again is of this call, and no more of the pass before it.
             at.graded, at.spent = None, False
-        with torch.autocast(self._device, enabled=False):
+        with without_autocast(self._device):
             return self.make_one(layer)
 
     def open(self, model: nn.Module, arguments: Any) -> None:
@@ -137,7 +138,7 @@ class Bank(nn.Module):
         return made
 
     def _made(self) -> Sequence[Tensor]:
-        with torch.autocast(self._device, enabled=False):
+        with without_autocast(self._device):
             return self.make()
 
     @property

@@ -21,7 +21,7 @@ from weightshare._typing import Where
 from weightshare.errors import AlreadyShared, FileError, ModelChanged, NoMatch, SharingError, SpecError
 from weightshare.parts import Part
 from weightshare.sharing import Group, LeftOut, Spec
-from weightshare.surgery import compare, edit, sites
+from weightshare.surgery import compare, edit, shards, sites
 from weightshare.surgery import count as counting
 from weightshare.surgery.quantised import ADVICE, packed_layers
 
@@ -89,6 +89,7 @@ class Plan:
                 In every case the model is bit for bit as it was.
         """
         model = sites.plain(model)
+        shards.refuse_spread(model, "A plan is applied", "Share first, then shard.")
         self._expect(model)
         if self.spec.reads_batches != (batches is not None):
             needs = "reads activations: give apply_ batches=..." if batches is None else "reads no batches: give none"

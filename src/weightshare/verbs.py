@@ -20,6 +20,7 @@ from weightshare.space.convert import fold_ as fold_local_
 from weightshare.surgery import edit
 from weightshare.surgery.copies import copied
 from weightshare.surgery.quantised import refuse_wrapped
+from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import plain, unwrapped
 
 
@@ -89,6 +90,7 @@ def unshare_(model: nn.Module) -> None:
 
     Raises:
         ModelChanged: If a path that a plan shares is gone, or lies under a wrapper now. The model is then as it was.
+        SpecError: If the parameters are spread over processes.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -98,6 +100,7 @@ def unshare_(model: nn.Module) -> None:
         (False, True)
     """
     model = plain(model)
+    refuse_spread(model, "unshare_")
     with edit.transaction(model) as edits:
         for at, applied in reversed(list(planning.applied_plans(model))):
             for group in reversed(applied.groups):
@@ -189,7 +192,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
     Raises:
         ModelChanged: If ties have come undone (call `retie_` first), kernels differ by more than the tolerance, or
             torch cannot copy the model.
-        SpecError: If the tolerance is no number of at least 0.
+        SpecError: If the tolerance is no number of at least 0, or the parameters are spread over processes.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
@@ -199,6 +202,7 @@ def fold(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
         (True, 'torch.nn.modules.container')
     """
     model = unwrapped(model)
+    refuse_spread(model, "fold")
     refuse_untied(model)
     folded = copied(model)
     with edit.transaction(folded) as edits:

@@ -12,6 +12,7 @@ OPTIONAL = (
     "timm",
     "transformers",
     "lightning_fabric",
+    "ray",
     "sklearn",
     "jinja2",
     "typer",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tests.contract import export_events, loading_events, sharing_events, training_events, two_processes
+from tests.contract import export_events, loading_events, sharing_events, training_events
 from tests.contract.trial import Trial
 
 Event = Callable[[Trial], None]
@@ -27,6 +27,9 @@ EVENTS: dict[str, Event] = {
         loading_events.owners_only,
         loading_events.to_empty,
         loading_events.to_empty_retie,
+        loading_events.cast,
+        loading_events.weights_only,
+        loading_events.share_memory,
         training_events.steps,
         training_events.gradient,
         training_events.micro_batches,
@@ -43,9 +46,6 @@ EVENTS: dict[str, Event] = {
 }
 """Run in this process, one cell at a time."""
 
-TOGETHER: dict[str, Event] = {two_processes.ddp.__name__: two_processes.ddp}
-"""Run in two processes, which are started once for all cells."""
-
 SLOW: dict[str, tuple[Event, tuple[str, ...]]] = {"inductor": (training_events.inductor, ("chain", "local_images"))}
 """Run behind the marker `slow`, on the modules named."""
 
@@ -53,4 +53,4 @@ CHOSEN: dict[str, tuple[Event, tuple[str, ...]]] = {
     "export": (export_events.export, ("chain", "local_rows")),
     "onnx": (export_events.onnx, ("chain", "local_rows")),
 }
-"""Run on the modules named; behind the marker `slow` on all others."""
+"""Run on the first of the modules named that a spec is tried on; behind the marker `slow` on all others."""

@@ -1,6 +1,9 @@
 """Events of `load_state_dict`, `assign=True` and the meta device: ties hold, and no number is lost without a word."""
 
+import io
+
 import pytest
+import torch
 from torch import nn
 
 from tests.contract.banks import generated
@@ -94,6 +97,39 @@ def to_empty_retie(trial: Trial) -> None:
     shared.model.load_state_dict(entries)
     check_shared(shared.model, shared, _emptied_ties(trial, shared))
     assert bits(output(shared.model, shared.example)) == bits(before)
+
+
+def cast(trial: Trial) -> None:
+    """`double()` casts every number in place: ties and labels stay, and the model runs."""
+    shared = trial.shared()
+    before = copies(shared.model)
+    shared.model.double()
+    check_shared(shared.model, shared)
+    wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in before.items()}
+    assert numbers(shared.model) == {name: bits(tensor) for name, tensor in wide.items()}
+    example = shared.example.double() if shared.example.is_floating_point() else shared.example
+    assert output(shared.model, example).dtype in (torch.float64, torch.complex64)
+
+
+def weights_only(trial: Trial) -> None:
+    """`torch.save` of a state dict is read by `torch.load(weights_only=True)`: nothing of ours is in it."""
+    shared, twin = trial.shared(), trial.shared(seed=1)
+    stream = io.BytesIO()
+    torch.save(shared.model.state_dict(), stream)
+    stream.seek(0)
+    twin.model.load_state_dict(torch.load(stream, weights_only=True))
+    check_shared(twin.model, twin)
+    assert numbers(twin.model) == numbers(shared.model)
+
+
+def share_memory(trial: Trial) -> None:
+    """`share_memory()` moves every slot once, and the ties hold."""
+    shared = trial.shared()
+    held = numbers(shared.model)
+    shared.model.share_memory()
+    assert all(tensor.is_shared() for tensor in shared.model.parameters())
+    check_shared(shared.model, shared)
+    assert numbers(shared.model) == held
 
 
 def _emptied(model: nn.Module) -> nn.Module:

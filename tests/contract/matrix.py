@@ -5,11 +5,12 @@ import re
 from typing import NamedTuple
 
 from tests.contract import hooked, two_processes
-from tests.contract.events import CHOSEN, EVENTS, SLOW, TOGETHER
+from tests.contract.events import CHOSEN, EVENTS, SLOW
 from tests.contract.outcomes import Outcome, attempt
 from tests.contract.refusals import declared
 from tests.contract.specs import SPECS, modules
 from tests.contract.trial import Trial
+from tests.contract.two_processes import TOGETHER
 from tests.zoo import ZOO
 
 
@@ -28,9 +29,11 @@ def cells() -> Iterator[Cell]:
     """Every cell but the slow ones."""
     for spec in SPECS:
         for module in modules(spec):
-            for event in (*EVENTS, *TOGETHER):
+            for event in EVENTS:
                 yield Cell(spec, module, event)
-            yield from (Cell(spec, module, event) for event, (_, chosen) in CHOSEN.items() if module in chosen)
+        for event, (_, preferred) in CHOSEN.items():
+            yield Cell(spec, _first_of(preferred, spec), event)
+    yield from map(Cell._make, two_processes.cells())
 
 
 def hook_cells() -> Iterator[Cell]:
@@ -39,6 +42,7 @@ def hook_cells() -> Iterator[Cell]:
         for module in hooked.modules(hook):
             for event in hooked.EVENTS:
                 yield Cell(hook, module, event)
+    yield from map(Cell._make, two_processes.hook_cells())
 
 
 def slow_cells() -> Iterator[Cell]:
@@ -47,18 +51,23 @@ def slow_cells() -> Iterator[Cell]:
         for event, (_, chosen) in SLOW.items():
             for module in (name for name in chosen if name in modules(spec)):
                 yield Cell(spec, module, event)
-        for event, (_, chosen) in CHOSEN.items():
-            for module in (name for name in modules(spec) if name not in chosen):
+        for event, (_, preferred) in CHOSEN.items():
+            for module in (name for name in modules(spec) if name != _first_of(preferred, spec)):
                 yield Cell(spec, module, event)
+    yield from map(Cell._make, two_processes.cells(slow=True))
+
+
+def _first_of(preferred: tuple[str, ...], spec: str) -> str:
+    return next(name for name in preferred if name in modules(spec))
 
 
 def run(cell: Cell) -> Outcome:
     """Run one cell. The first one of two processes runs all of those."""
+    if cell.event in TOGETHER:
+        return two_processes.outcomes(slow=cell in two_processes.cells(slow=True))[cell]
     if cell.spec in hooked.HOOKS:
         trial = hooked.Hooked(hooked.modules(cell.spec)[cell.module], hooked.HOOKS[cell.spec]())
         return attempt(hooked.EVENTS[cell.event], trial)
-    if cell.event in TOGETHER:
-        return two_processes.outcomes()[cell.spec][cell.module]
     event = EVENTS[cell.event] if cell.event in EVENTS else {**SLOW, **CHOSEN}[cell.event][0]
     return attempt(event, Trial(ZOO[cell.module], SPECS[cell.spec]()))
 

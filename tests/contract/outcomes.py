@@ -22,6 +22,8 @@ IGNORED: tuple[tuple[str, type[Warning]], ...] = (
     # Torch's compiler asks every tensor that a compiled function reads for it; hooks, which make weights, and forward
     # methods are compiled apart.
     (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
+    # Torch's, of layers that return a view, as ours do: what follows in the zoo changes nothing in place.
+    (r"FSDP2-wrapped module .* returned a view tensor", UserWarning),
     # Ours, and right: the zoo shares batch norm on purpose.
     (r"Batch norm is shared", SharingWarning),
 )

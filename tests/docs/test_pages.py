@@ -98,3 +98,17 @@ def test_links_and_pictures_lead_to_files(page):
 def test_the_tables_are_those_of_the_committed_results(page):
     script = runpy.run_path(str(ROOT / "docs" / f"refresh_{page}.py"))
     assert script["filled"](PAGES[page]) == PAGES[page]
+
+
+def test_the_page_on_machines_names_what_is_there():
+    import yaml
+
+    text = (ROOT / "docs" / "machines.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    config = strict(RunConfig, yaml.safe_load(snippet))
+    assert (config.strategy, config.timeout_minutes) == ("fsdp2", RunConfig("m").timeout_minutes)
+    named = re.findall(r"`weightshare\.((?:training|files)\.[a-z_]+)", text)
+    paths = [f"src/weightshare/{name.replace('.', '/')}.py" for name in named]
+    paths += re.findall(r"`(tests/[\w/.]+)`", text)
+    assert len(paths) == 3
+    assert [path for path in paths if not (ROOT / path).is_file()] == []

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHARED = "distinct_share"
+NEAR = 0.05  # of the best number, within which a configuration that shares more may be the better choice
 MOST_CELLS = 12  # values along a side of a heat map
 
 
@@ -132,6 +133,21 @@ class Comparison:
         known = [one for one in self.ranked if one.mean(self.metric) is not None]
         return next((one for one in known if one.whole), known[0] if known else None)
 
+    def fewest_near_best(self) -> Configuration | None:
+        """Of the configurations that are at most 5 % worse than the best that with the fewest distinct values."""
+        best = self.best()
+        most = best.mean(self.metric) if best is not None else None
+        if most is None:
+            return None
+        sign = 1 if self.mode == "max" else -1
+        near = [
+            (shared, at, one)
+            for at, one in enumerate(self.front())
+            if (shared := one.mean(SHARED)) is not None
+            and sign * (most - (one.mean(self.metric) or 0.0)) <= NEAR * abs(most)
+        ]
+        return min(near)[2] if near else None
+
     def front(self) -> list[Configuration]:
         """Configurations of which none other is at least as good and has as few distinct values; the best first."""
         sign = 1 if self.mode == "max" else -1
@@ -205,9 +221,9 @@ def answer(compared: Comparison) -> list[str]:
         return f"{one.name} ({write(statistics.fmean(numbers))}{spread}{of})"
 
     said = [f"Best {_title(metric)}: {told(best)}."]
-    front = [one for one in compared.front() if one is not best and one.values != best.values]
-    if front:
-        said.append(f"Fewer distinct values, each the best for as few: {'; '.join(map(told, front))}.")
+    fewest = compared.fewest_near_best()
+    if fewest is not None and fewest.values != best.values:
+        said.append(f"At most {NEAR:.0%} worse with the fewest distinct values: {told(fewest)}.")
     if any(not one.whole for one in compared.configurations):
         said.append("Runs that failed, ended early or have not ended yet make this an answer of some of the runs.")
     return said

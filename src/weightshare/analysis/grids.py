@@ -88,10 +88,11 @@ def _heat_row(
 
     known = [cell for _, table in panels for line in table for cell in line if cell is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    shades = ScalarMappable(Normalize(low, high if high > low else low + 1), "viridis")
+    scale = Normalize(low, high if high > low else low + 1)
+    shades = ScalarMappable(scale, "viridis")
     for axes, (title, table) in zip(drawn, panels, strict=False):
         numbers = [[float("nan") if cell is None else cell for cell in line] for line in table]
-        axes.pcolormesh(numbers, cmap=shades.get_cmap(), norm=shades.norm, edgecolors="none")
+        axes.pcolormesh(numbers, cmap=shades.get_cmap(), norm=scale, edgecolors="none")
         for row, line in enumerate(table):
             for column, cell in enumerate(line):
                 shade = INK if cell is None else ("white" if cell < low + 0.6 * (high - low) else "black")

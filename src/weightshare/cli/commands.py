@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
+import math
 import os
 from pathlib import Path
 import sys
@@ -44,11 +45,14 @@ from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
 from weightshare.files.checkpoint import save
+from weightshare.files.export import to_onnx, to_torch_export
 from weightshare.files.sizes import sizes
 from weightshare.models.by_name import build
 from weightshare.training.recipe import read_yaml, strict
 from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
+
+EXPORTERS = {"onnx": (to_onnx, ".onnx"), "torch": (to_torch_export, ".pt2")}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -191,7 +195,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     devices: Annotated[int | None, typer.Option(help="How many, one process each.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Lightning Fabric's strategy: auto, ddp, ...")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Of several processes: ddp, fsdp2; or another of Fabric's.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = None,
     checkpoint_minutes: Annotated[
         float | None, typer.Option(help="Keep the state inside an epoch, too, after so many minutes.")
@@ -289,9 +295,9 @@ def sweep(
     given = strict(SweepConfig, settings)
     try:
         found = run_sweep(given, retry=retry)
-    except Stopped as stop:
-        print(f"{stop} Go on with the same command.", file=sys.stderr)
-        sys.exit(stop.status)
+    except (KeyboardInterrupt, Stopped) as stop:
+        print(f"{str(stop) or 'Stopped.'} Go on with the same command.", file=sys.stderr)
+        sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     print(f"Page: {Path(given.out) / PAGE}")
     bad = [one for one in found if one.status in ("failed", "unfinished")]
     if bad:
@@ -335,6 +341,24 @@ def fold(
         columns = ("weight", "dense bytes", "codebook", "+ labels", "of dense")
         rows = [(c.name, c.dense, c.codebook, c.index, f"{c.stored / c.dense:.1%}") for c in coded]
         print(f"\nStored as codebook and labels:\n\n{render(columns, rows, numbers=columns[1:])}")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    format: Annotated[str, typer.Option(help="onnx, or torch for a program of torch.export.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; model.onnx or .pt2 in the run by default.")] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="The shared model; the folded one by default.")] = False,
+) -> None:
+    """Export a trained model for other runtimes, check what was written, and print sizes."""
+    from weightshare.training.run import trained
+
+    if format not in EXPORTERS:
+        raise ConfigError(f"--format {format!r}: need {' or '.join(EXPORTERS)}.")
+    write, suffix = EXPORTERS[format]
+    model, data = trained(run)
+    model = model if shared else fold_model(model, math.inf)
+    print(write(model, data.example, out or Path(run) / f"model{suffix}", dynamic_batch=True))
 
 
 @app.command()

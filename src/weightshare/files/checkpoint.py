@@ -17,6 +17,7 @@ from weightshare.depth.templates import TemplateBank, TemplateGroup
 from weightshare.errors import FileError, ModelChanged, SharingError
 from weightshare.files import archive
 from weightshare.files.compact import Coded, code
+from weightshare.files.folders import is_index, located, read_shards
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
@@ -24,6 +25,7 @@ from weightshare.generating import Banked, bank_of
 from weightshare.planning import APPLIED, Plan, applied_plans, record
 from weightshare.surgery import edit
 from weightshare.surgery.quantised import refuse_wrapped
+from weightshare.surgery.shards import refuse_spread
 from weightshare.surgery.sites import unwrapped
 from weightshare.verbs import refuse_untied
 
@@ -46,6 +48,7 @@ def save(model: nn.Module, path: str | Path) -> int:
 
     Raises:
         ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
+        SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
             disk refuses.
 
@@ -59,6 +62,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         True
     """
     model = unwrapped(model)
+    refuse_spread(model, "save")
     refuse_untied(model)
     refuse_wrapped(model.named_parameters(), "be written")
     plans = [[at, plan.to_json()] for at, plan in applied_plans(model)]
@@ -83,6 +87,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             model is bit for bit as it was.
     """
     model = unwrapped(model)
+    refuse_spread(model, "load", "Load into the whole model, and shard it then.")
     held = archive.read(path, KIND)
     plans = _plans(str(path), held.content.get("plans", []))
     tensors = _as_in_memory(str(path), held, plans)
@@ -118,7 +123,8 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     """Read any safetensors file as a state dict of dense tensors, aliases resolved.
 
     Args:
-        path: A file of ours (its checksum is verified) or of anyone else's.
+        path: A file of ours (its checksum is verified) or of anyone else's; an index of several (`*.index.json`), or a
+            folder with one of them, as transformers writes it.
         largest: Bytes that what the file stores in a shorter form may take when it is dense: a few bytes of a hostile
             file could ask for any memory. If `None`, a GiB, or 64 times the size of the file where that is more.
 
@@ -138,6 +144,9 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
         >>> sorted(state)
         ['bias', 'weight']
     """
+    path = located(path)
+    if is_index(path):
+        return read_shards(path)
     held = archive.read_any(path)
     for at, plan in _plans(str(path), held.content.get("plans", [])):
         made = (path for group in plan.groups if isinstance(group, Banked) for path in group.under(at).items)

@@ -64,8 +64,8 @@ class Exported:
         sizes = (
             f"{self.file_bytes:,} bytes, {self.tensor_bytes:,} of them tensors; the model stores {self.stored_bytes:,}"
         )
-        ran = f"{self.runtime}: largest difference of an output {self.difference:.1e}"
-        return f"{self.path}: {sizes}.\n{self.runtime if self.difference is None else ran}."
+        told = "" if self.difference is None else f": largest difference of an output {self.difference:.1e}"
+        return f"{self.path}: {sizes}.\n{self.runtime}{told}."
 
 
 def to_onnx(
@@ -195,7 +195,7 @@ class _Source:
                     program = program.run_decompositions(TABLE)
         except Exception as error:  # whatever torch or the network raises
             raise FileError(
-                f"torch.export cannot trace {self.name}: {_first_line(error)} Control flow that depends on numbers, and "
+                f"torch.export cannot trace {self.name}: {_first_line(error)} Control flow that depends on numbers, or "
                 "sizes that depend on them, cannot be exported; torch.cond can. With dynamic_batch=True the batch may "
                 "stand in no other size."
             ) from error
@@ -257,6 +257,9 @@ def _write_graph(model: "ir.Model", source: _Source, path: Path) -> int:
 
     RemoveUnusedNodesPass()(model)
     ClearMetadataAndDocStringPass()(model)  # stack traces, larger than a small network
+    outputs = set(map(id, model.graph.outputs))
+    for value in (value for node in model.graph for value in node.outputs if id(value) not in outputs):
+        value.shape = value.type = None  # runtimes infer them, and they take as much as the nodes
     for name, value in list(model.graph.initializers.items()):
         value.name = source.aliases.get(name, name)
     compact_(model.graph)

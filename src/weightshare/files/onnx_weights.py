@@ -1,6 +1,6 @@
-"""Weights inside an ONNX graph as small as files store them: codebooks and packed labels, unpacked by the graph itself.
+"""Weights inside an ONNX graph as small as files store them: codebooks and packed labels, which the graph unpacks.
 
-An initializer of few values becomes `Gather(codebook, labels)`, and labels (these, or those that the model held already)
+An initializer of few values becomes `Gather(codebook, labels)`, and labels (these, or those that a model held already)
 become a row of bits, as `compact` packs them, in a uint8 initializer. Standard operators unpack them, so every runtime
 can: ONNX has integers of 2 and 4 bits, but none of 3, 5 or 6, and few kernels read them. A runtime that folds constants
 does this once, when it loads the file.

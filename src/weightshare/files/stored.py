@@ -19,7 +19,7 @@ from weightshare.files.opening import opened, parse_json
 LARGEST_HEADER = 100_000_000
 """Bytes: the format's own limit."""
 PICKLE = (
-    "It looks like a pickle, as torch.save writes: such a file can run code when it is opened, and none is opened here. "
+    "It looks like a pickle, as torch.save writes: such a file can run code when opened, so none is opened here. "
     "If you trust it, read it with torch.load(path, weights_only=True) and write it with safetensors.torch.save_file."
 )
 MOST_AXES = 64

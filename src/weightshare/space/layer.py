@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from weightshare.errors import ShapeMismatch
 from weightshare.hooks import expect_number
+from weightshare.surgery.shards import is_spread, whole
 
 
 class Axis(NamedTuple):
@@ -78,8 +79,9 @@ class LocalLayer(nn.Module, ABC):
         return tuple(axis.positions for axis in self.axes)
 
     def kernels(self) -> Tensor:
-        """`(positions, groups, inner, outer)`: the weight that is read, positions in one axis."""
-        return self.weight.flatten(0, len(self.axes) - 1)
+        """`(positions, groups, inner, outer)`: the weight that is read, whole, positions in one axis."""
+        weight = whole(self.weight) if is_spread(self.weight) else self.weight
+        return weight.flatten(0, len(self.axes) - 1)
 
     def biases(self) -> Tensor | None:
         """`(positions, out)`, or `None` where all positions read one bias or there is none."""

@@ -16,7 +16,7 @@ from weightshare.errors import ModelChanged, ShapeMismatch, SpecError
 from weightshare.surgery import derived
 from weightshare.surgery.compare import same_bits
 from weightshare.surgery.parametrized import foreign_parametrizations, own_class, parametrization
-from weightshare.surgery.shards import is_unit
+from weightshare.surgery.shards import held_by_wrapper
 
 
 class Transaction:
@@ -25,7 +25,7 @@ class Transaction:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._undo: list[Callable[[], object]] = []
-        self._wrapped = next(filter(None, map(_wrapper, model.modules())), None)
+        self._wrapped = next(filter(None, map(held_by_wrapper, model.modules())), None)
 
     def within(self, at: str) -> "Transaction":
         """Edits of the module at a path, undone with these."""
@@ -384,22 +384,6 @@ def common_slot(paths: Sequence[str], tensors: Sequence[nn.Parameter], any_shape
             if got != holds and not (any_shape and what == "shape"):
                 said = f"got {what} {got}, the slot holds {holds}"
                 raise ShapeMismatch(f"Cannot tie '{path}' to '{paths[0]}': {said}. {advice}.")
-
-
-def _wrapper(module: nn.Module) -> str | None:
-    """Why the parameters that a model reads cannot be others below, or around, a module."""
-    if isinstance(module, nn.parallel.DistributedDataParallel):
-        return (
-            "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that it "
-            "was made with: share first, wrap then."
-        )
-    if is_unit(module):
-        return (
-            "Cannot change which parameters a model reads after fully_shard, which spreads those that it was made "
-            "with: share first, shard then, and change what unsharded_copy(model) of weightshare.training.distributed "
-            "gives."
-        )
-    return None
 
 
 @torch.no_grad()

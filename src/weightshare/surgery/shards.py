@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from weightshare.errors import SpecError
 
+WHOLE = "Every process: whole = weightshare.training.distributed.unsharded_copy(model), and do it with that."
+
 
 def is_spread(parameter: Tensor) -> bool:
     """Whether a parameter is spread over processes."""
@@ -23,6 +25,27 @@ def is_spread(parameter: Tensor) -> bool:
 def is_unit(module: nn.Module) -> bool:
     """Whether `fully_shard` was called with a module, which has put a class of its own before the module's."""
     return type(module).__mro__[1].__name__ == "FSDPModule"
+
+
+def held_by_wrapper(module: nn.Module) -> str | None:
+    """Why no other parameters can be read in a module, or below it; nothing for most."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return (
+            "Cannot change which parameters a model reads inside DistributedDataParallel, which reduces those that it "
+            "was made with: share first, wrap then."
+        )
+    if is_unit(module):
+        return (
+            "Cannot change which parameters a model reads after fully_shard, which spreads those that it was made "
+            f"with: share first, shard then. {WHOLE}"
+        )
+    return None
+
+
+def refuse_spread(model: nn.Module, what: str, instead: str = WHOLE) -> None:
+    """Raise `SpecError` for a model whose parameters are spread over processes."""
+    if any(is_spread(parameter) for parameter in model.parameters()) or any(map(is_unit, model.modules())):
+        raise SpecError(f"{what}: the parameters of {type(model).__name__} are spread over processes. {instead}")
 
 
 def settle_(model: nn.Module) -> None:

@@ -12,12 +12,15 @@ whose parameters are there for the whole pass. That costs memory where readers a
 first reader to its last, so that most slots are whole at once. These are the slots alone, `1/rate` of the model, and
 they are gathered once for all their readers, where an unshared model gathers each block's.
 
+What a whole model can do and a sharded one cannot (`weightshare.save`, `fold`, `unshare_`) is done with
+`unsharded_copy(model)`; a run goes on from `save_sharded` and `load_sharded` of `weightshare.files.sharded`, which this
+module has too. Reports and measures count the numbers of the whole: every process has to ask for them.
+
 Order matters: `fully_shard` puts other objects in the place of parameters, one for each slot, so plans and optimizers
 are made before and after it. Hooks that make generated weights run after FSDP2's, which were put before them.
 """
 
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
@@ -28,12 +31,16 @@ import torch.distributed as dist
 
 from weightshare._table import render
 from weightshare.errors import NoMatch, SpecError
+from weightshare.files.sharded import load_sharded, save_sharded
 from weightshare.generating import Bank, opens
-from weightshare.surgery.blocks import Place, join, places
+from weightshare.surgery.blocks import Place, join, numbered, places
+from weightshare.surgery.copies import remember, unsharded_copy
 from weightshare.surgery.quantised import quantised
 from weightshare.surgery.shards import is_spread
 from weightshare.surgery.sites import Site, plain, prefixes, sites
 from weightshare.verbs import refuse_untied
+
+__all__ = ["Sharding", "Unit", "load_sharded", "save_sharded", "shard_", "unsharded_copy"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def shard_(model: nn.Module, mesh: Any = None, blocks: str | Sequence[str] | Non
     mesh = init_device_mesh(device, (dist.get_world_size(),)) if mesh is None else mesh
     if getattr(mesh, "device_type", None) != device:
         raise SpecError(f"The mesh is {mesh!r}, and the parameters lie on {device}: need a DeviceMesh of that device.")
-    restore = _remember(model)
+    restore = remember(model)
     try:
         for unit in grouped[:-1]:
             modules = [model.get_submodule(path) for path in unit.modules]
@@ -197,9 +204,15 @@ def _merge(unit_of: dict[str, set[str]], together: set[str]) -> None:
 
 
 def _repeated(found: Sequence[Site]) -> list[str]:
-    """The paths of repeated blocks; a list of bare parameters has none."""
-    stands = [place for place in places(found).values() if isinstance(place, Place) and place.after]
-    return list(dict.fromkeys(join(place.before, str(place.index)) for place in stands))
+    """The paths of all modules in lists of repeated blocks, a first one that differs too."""
+    lists = {place.before for place in places(found).values() if isinstance(place, Place)}
+    return [
+        join(before, str(index))
+        for site in found
+        for name in site.names  # of a slot, each is in another block
+        for before, index, after in numbered(name)
+        if before in lists and after
+    ]
 
 
 def _matched(modules: dict[str, nn.Module], blocks: str | Sequence[str]) -> list[str]:
@@ -215,27 +228,3 @@ def _matched(modules: dict[str, nn.Module], blocks: str | Sequence[str]) -> list
 def _has_forward(module: nn.Module) -> bool:
     """Whether a module can be called, so that FSDP2's hooks run: a `ModuleList` cannot."""
     return type(module).forward is not nn.Module.forward
-
-
-def _remember(model: nn.Module) -> Callable[[], None]:
-    """A function that makes every module what it is now, with the objects that it holds now."""
-    kept = []
-    for module in model.modules():
-        held = dict(vars(module))
-        contents = [(value, copy(value)) for value in held.values() if isinstance(value, dict | list)]
-        kept.append((module, type(module), held, contents))
-
-    def restore() -> None:
-        for module, kind, held, contents in kept:
-            module.__class__ = kind
-            vars(module).clear()
-            vars(module).update(held)
-            for container, before in contents:
-                _refill(container, before)
-
-    return restore
-
-
-def _refill(container: Any, contents: Any) -> None:
-    container.clear()
-    container.update(contents) if isinstance(container, dict) else container.extend(contents)

@@ -42,6 +42,8 @@ def launched(config: RunConfig) -> "Fabric":
             precision=config.precision,
         )
         if several or config.strategy != "auto":
+            if _is_elastic():
+                _meet(fabric.device, timedelta(minutes=config.timeout_minutes))
             fabric.launch()
     except Exception as error:  # Fabric raises many kinds for what it cannot give
         raise ConfigError(
@@ -67,9 +69,10 @@ def together(fabric: "Fabric", state: str = "") -> Iterator[None]:
     except RuntimeError as error:
         if fabric.world_size == 1 or not _is_loss_of_another(error):
             raise
+        said = str(error).splitlines()[0].split(" This is typically")[0]
         raise TrainingError(
             f"Process {fabric.global_rank} of {fabric.world_size} has lost another one, which was killed, raised an "
-            f"error of its own or was silent for longer than timeout_minutes: {str(error).splitlines()[0]} {state}"
+            f"error of its own or was silent for longer than timeout_minutes: {said} {state}"
         ) from error
 
 
@@ -78,9 +81,28 @@ def _is_loss_of_another(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
+def _is_elastic() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+
+
+def _meet(device: torch.device, wait: timedelta) -> None:
+    """Let the processes that torchrun has started find each other, those of each of its restarts apart.
+
+    All restarts use one store; in it gloo would find the addresses of processes that have died, and wait for them.
+    """
+    spread: Any = torch.distributed
+    store, rank, world = next(spread.rendezvous("env://", timeout=wait))
+    mine = spread.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    cpu = device.type == "cpu"
+    backend = spread.get_default_backend_for_device(device)
+    spread.init_process_group(
+        backend, store=mine, rank=rank, world_size=world, timeout=wait, device_id=None if cpu else device
+    )
+
+
 def _started(config: RunConfig) -> tuple[int, int]:
     """How many processes a machine has, and how many machines there are."""
-    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
+    if not _is_elastic():
         return config.devices, 1
     here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     if config.devices not in (1, here):
@@ -93,7 +115,7 @@ def _started(config: RunConfig) -> tuple[int, int]:
 
 def _strategy(config: RunConfig, processes: int) -> Any:
     """Fabric's strategy, with our patience."""
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     wait = timedelta(minutes=config.timeout_minutes)
     name = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
@@ -106,7 +128,7 @@ def _strategy(config: RunConfig, processes: int) -> Any:
 
 def _sharding(wait: timedelta, processes: int) -> Any:
     """FSDP2 over all processes; parameters are whole only while a unit runs, those of the root unit too."""
-    from lightning_fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
     def parallelise(model: nn.Module, mesh: Any) -> nn.Module:
         shard_(model.to(strategy.root_device), mesh["data_parallel"], reshard_after_forward=True)

@@ -98,7 +98,7 @@ def fit(
     torch.manual_seed(seed + 1_000_003 * fabric.global_rank)
     network = fabric.setup_module(model)  # before the optimizer: sharding puts other parameters in their place
     optimizer = _optimizer(model, recipe)
-    stepper = fabric.setup_optimizers(optimizer)
+    stepper: Any = fabric.setup_optimizers(optimizer)
     data = data.to(fabric.device)
     _expect_logits(model, data)
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format

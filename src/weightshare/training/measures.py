@@ -11,11 +11,8 @@ from weightshare.hooks import Handle
 from weightshare.space.layer import LocalLayer
 from weightshare.space.measure import space_sharing
 from weightshare.surgery.shards import is_unit, settle_
-from weightshare.training.snapshot import NOISE, SHARED, SIMILARITY
-from weightshare.values.baselines import Baseline
-from weightshare.values.proximal import ProximalHandle
-
-MEASURED = ("weights", "distinct", "zero", "penalty")
+from weightshare.training.attached import shared
+from weightshare.training.snapshot import NOISE, SIMILARITY
 
 
 def measured(model: nn.Module, hooks: Sequence[Handle]) -> dict[str, float]:
@@ -29,17 +26,7 @@ def measured(model: nn.Module, hooks: Sequence[Handle]) -> dict[str, float]:
         Fractions of the regularised weights and their penalty, noise over signal in local layers, mean similarity of
         layers that mix templates: those that there are.
     """
-    return {**_shared(hooks), **_shared_in_space(model), **_alike(model)}
-
-
-def _shared(hooks: Sequence[Handle]) -> dict[str, float]:
-    """How far the regularised weights are shared, over all layers."""
-    measured = [hook.measure() for hook in hooks if isinstance(hook, ProximalHandle | Baseline)]
-    rows = [row for found in measured for row in found.values()]
-    if not rows:
-        return {}
-    weights, distinct, zero, penalty = (sum(row[key] for row in rows) for key in MEASURED)
-    return dict(zip(SHARED, (distinct / weights, zero / weights, penalty), strict=True))
+    return {**shared(hooks), **_shared_in_space(model), **_alike(model)}
 
 
 def _shared_in_space(model: nn.Module) -> dict[str, float]:

@@ -6,6 +6,7 @@ somebody prints, compares or copies them; so aliases are followed, and counted.
 
 from collections.abc import Hashable
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from weightshare.errors import ConfigError
@@ -14,6 +15,8 @@ LARGEST = 2**18
 """Characters that a configuration may have: a hundred times what one needs."""
 MOST_VALUES = 100_000
 """Values of a configuration, those of aliases counted each time."""
+DEEPEST = 100
+"""Brackets that may be open at one place: the scanner's time for each word grows with them."""
 LONGEST_NUMBER = 400
 INTEGER, MERGE = "tag:yaml.org,2002:int", "tag:yaml.org,2002:merge"
 
@@ -41,6 +44,8 @@ def parse_yaml(text: str, where: str) -> Any:
     lead = f"Cannot read the configuration {where}"
     if len(text) > LARGEST:
         raise ConfigError(f"{lead}: it has more than {LARGEST:,} characters.")
+    if _depth(text) > DEEPEST:
+        raise ConfigError(f"{lead}: more than {DEEPEST} brackets are open at one place.")
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -64,6 +69,12 @@ def _values(root: Any) -> int:
         return 1 + sum(map(count, _children(node)))
 
     return count(root)
+
+
+def _depth(text: str) -> int:
+    """The most brackets that are open at one place, those inside of quotes counted too."""
+    steps = (1 if sign in "[{" else -1 for sign in text if sign in "[]{}")
+    return max(accumulate(steps), default=0)
 
 
 def _children(node: Any) -> list[Any]:

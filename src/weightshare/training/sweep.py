@@ -90,15 +90,31 @@ def rewrite_page(folder: str | Path) -> Path:
     Raises:
         SharingError: If the folder is no sweep, or a run's files are damaged.
     """
+    path = Path(folder) / PAGE
+    write_text(path, _page(*read_folder(folder)))
+    return path
+
+
+def read_folder(folder: str | Path) -> tuple[SweepConfig, list[Found]]:
+    """What a sweep's folder holds, wherever it has been moved to: its configuration and its runs.
+
+    Raises:
+        SharingError: If the folder is no sweep, or a run's files are damaged.
+    """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise TrainingError(
-            f"'{folder}' is no sweep: it has no {CONFIG}. Make one with: weightshare sweep FILE --out FOLDER"
-        )
+        raise TrainingError(f"'{folder}' is no sweep: it has no {CONFIG}. Make one with: weightshare sweep FILE")
     config = replace(read_sweep(path), out=str(folder))
-    page = _Page(config, planned(config), lambda _: None)
-    page.write()
-    return Path(folder) / PAGE
+    return config, [look(run) for run in planned(config)]
+
+
+def compared(config: SweepConfig, found: Sequence[Found]) -> Comparison:
+    """The runs as the page compares them."""
+    entries = [
+        Entry(one.planned.name, one.planned.values, one.status, one.history, one.summary, one.error, one.attempts)
+        for one in found
+    ]
+    return Comparison(entries, config.metric, config.mode, SEED)
 
 
 class _Page:
@@ -134,12 +150,7 @@ class _Page:
 
 
 def _page(config: SweepConfig, found: Sequence[Found]) -> str:
-    entries = [
-        Entry(one.planned.name, one.planned.values, one.status, one.history, one.summary, one.error, one.attempts)
-        for one in found
-    ]
-    compared = Comparison(entries, config.metric, config.mode, SEED)
-    return compare_page(Path(config.out).absolute().name, compared, _yaml(config))
+    return compare_page(Path(config.out).absolute().name, compared(config, found), _yaml(config))
 
 
 def _yaml(config: SweepConfig) -> str:

@@ -22,6 +22,7 @@ from weightshare.training.workplace import Stopped
 
 SCRATCH = ".tune"  # in the sweep's folder, while it runs: what Tune insists on writing
 DEATHS = 3  # of its workers that a run is started again after, before the sweep goes on without it
+STARTS = 3  # of Ray, before it is given up
 STORE = 80_000_000  # bytes for objects that processes pass each other; Ray takes no less than 75 MB
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -29,6 +30,7 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a configuration are the caller's
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else whatever else is at work on the machine comes before the runs
 }
 
 
@@ -169,11 +171,7 @@ def _connected(sweep: SweepConfig) -> Iterator[None]:
             quiet |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE}
         else:
             quiet |= {"address": sweep.address}
-        try:
-            ray.init(**quiet)
-        except Exception as error:  # of many kinds
-            where = "on this machine" if sweep.address is None else f"at address={sweep.address!r}"
-            raise ConfigError(f"Ray cannot be had {where}: {error}") from error
+        _start(sweep, quiet)
     try:
         logger.setLevel(logging.CRITICAL)  # of a trial that fails Tune logs what is on the page
         _refuse_without_room(sweep, ray.nodes())
@@ -186,6 +184,22 @@ def _connected(sweep: SweepConfig) -> Iterator[None]:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)
         logger.setLevel(level)
+
+
+def _start(sweep: SweepConfig, options: dict[str, Any]) -> None:
+    """Start Ray or connect to it; on a busy machine it may not be up within the 30 seconds that it gives itself."""
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:  # of many kinds
+            ray.shutdown()
+            if attempt == STARTS:
+                where = "on this machine" if sweep.address is None else f"at address={sweep.address!r}"
+                raise ConfigError(f"Ray cannot be had {where}: {error}") from error
+        else:
+            return
 
 
 def _refuse_without_room(sweep: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> None:

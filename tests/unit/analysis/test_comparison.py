@@ -45,12 +45,14 @@ def test_means_are_over_seeds_and_the_best_is_first():
 
 
 def test_the_answer_says_the_best_and_what_fewer_values_cost():
-    best, fewer = answer(Comparison(two_keys(), "test_accuracy"))
-    assert best == (
-        "Best test accuracy: strength=10.0, rewind=0.99 (74.50% ± 0.71% over 2 seeds, 29.99% of the regularised "
-        "weights distinct)."
-    )
-    assert fewer.count("strength=") == 5  # each is the best for as few values
+    runs = [entry(0.8 + 0.01 * s, 0.9, lr=1, seed=s) for s in (0, 1)] + [entry(0.79, 0.5, lr=2), entry(0.77, 0.1, lr=3)]
+    runs += [entry(0.7, 0.01, lr=4)]
+    assert answer(Comparison(runs, "test_accuracy")) == [
+        "Best test accuracy: lr=1 (80.50% ± 0.71% over 2 seeds, 90.00% of the regularised weights distinct).",
+        "At most 5% worse with the fewest distinct values: lr=3 (77.00%, 10.00% of the regularised weights distinct).",
+    ]
+    runs = [entry(0.8, 0.9, lr=1), entry(0.83, 0.1, lr=2), entry(0.9, 0.01, lr=3)]
+    assert Comparison(runs, "test_accuracy", "min").fewest_near_best().values == {"lr": 2}
     assert answer(Comparison([entry(0.3, status="waiting", lr=1)], "test_accuracy")) == ["No run has ended yet."]
 
 

@@ -117,6 +117,15 @@ def test_a_file_and_options_go_together_and_options_win(capsys, tmp_path):
     assert f"{(tmp_path / 'small.safetensors').stat().st_size:,} bytes" in text
     assert "by folding: 0.0e+00" in text
 
+    assert call("export", str(out), "--out", str(tmp_path / "small.onnx")) == 0
+    text = capsys.readouterr().out
+    assert f"{(tmp_path / 'small.onnx').stat().st_size:,} bytes" in text
+    assert "onnxruntime" in text
+    assert call("export", str(out), "--format", "torch", "--shared") == 0
+    assert (out / "model.pt2").is_file()
+    assert call("export", str(out), "--format", "tflite") == 1
+    assert "need onnx or torch" in capsys.readouterr().err
+
     assert call("suggest", str(out), "--budget", "0.9", "--where", "blocks.*.depthwise") == 0
     assert "Tie(slots=(" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ that its author signed may be taken instead, if what was read is valid. Prints o
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import cycle, islice, zip_longest
 import json
 from pathlib import Path
 import random
@@ -47,10 +47,21 @@ class File(NamedTuple):
 def never_valid(whole: list[Sample], drawn: random.Random) -> Iterator[File]:
     """Files that are damaged, or that nobody signed, and texts that are cut; without end."""
     checked = [sample for sample in whole if sample.checked]
-    for sample in checked:
-        yield from (File(sample, "cut_at_pages", content, False) for content in corrupting.cut_at_pages(sample.content))
-    for sample in (sample for sample in whole if sample not in checked):
-        yield from (File(sample, "no such text", text, False) for text in corrupting.TEXTS)
+    once = [
+        *(File(one, "cut_at_pages", cut, False) for one in checked for cut in corrupting.cut_at_pages(one.content)),
+        *(File(one, "no such text", text, False) for one in whole if one not in checked for text in corrupting.TEXTS),
+    ]
+    drawn.shuffle(once)
+    for file, others in zip_longest(once, _batches(_at_random(checked, drawn), 2)):
+        yield from (file, *others) if file else others
+
+
+def _batches(files: Iterator[File], size: int) -> Iterator[tuple[File, ...]]:
+    while True:
+        yield tuple(islice(files, size))
+
+
+def _at_random(checked: list[Sample], drawn: random.Random) -> Iterator[File]:
     ways = {**corrupting.BY_ACCIDENT, **corrupting.ON_PURPOSE}
     for sample, (kind, corrupt) in zip(_forever(checked, drawn), cycle(ways.items()), strict=False):
         content = corrupt(sample.content, drawn)

@@ -50,21 +50,20 @@ LOCAL = replace(PLAIN, localise=[Localise(where=DEPTHWISE)])
 ALLOWED = {"is not finished", "is no run directory"}  # what `weightshare report` may say of a run that was ended
 
 
-def built(spec: Lattice | LowRank, **settings: int) -> nn.Module:
+def built(spec: Lattice | LowRank, in_channels: int, classes: int) -> nn.Module:
     """A ConvMixer whose depthwise layers are local and share."""
-    model = convmixer(8, 4, 2, 3, settings["classes"], settings["in_channels"])
-    shape = (2, settings["in_channels"], settings["size"], settings["size"])
-    Localise(where=DEPTHWISE).apply_(model, torch.zeros(shape))
+    model = convmixer(8, 4, 2, 3, classes, in_channels)
+    Localise(where=DEPTHWISE).apply_(model, torch.zeros(2, in_channels, 8, 8))
     share_(model, spec, DEPTHWISE)
     return model
 
 
-def on_lattice(**settings: int) -> nn.Module:
-    return built(Lattice(), **settings)
+def on_lattice(in_channels: int, classes: int) -> nn.Module:
+    return built(Lattice(), in_channels, classes)
 
 
-def of_low_rank(**settings: int) -> nn.Module:
-    return built(LowRank(2), **settings)
+def of_low_rank(in_channels: int, classes: int) -> nn.Module:
+    return built(LowRank(2), in_channels, classes)
 
 
 def shared(**settings: Any) -> RunConfig:

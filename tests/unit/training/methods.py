@@ -43,6 +43,11 @@ def network() -> nn.Module:
     return model
 
 
+def grouped(**_: object) -> nn.Module:
+    """The same for a configuration, which says what data it is for."""
+    return network()
+
+
 @dataclass(frozen=True)
 class Method:
     """How a network is changed, and what its recipe has besides."""

@@ -1,9 +1,10 @@
-"""One of several processes that go through all methods together: `python -m tests.unit.training.several FOLDER`.
+"""One of several processes that go through methods together: `python -m tests.unit.training.several FOLDER METHOD...`.
 
-Which one it is, and of how many, stands in the environment as torchrun would put it. Each method's weights and history
-go to a file of its name.
+Which one it is, and of how many, stands in the environment as Fabric puts it. Weights and history of each method, with
+DDP and with FSDP2, go to a file of its name.
 """
 
+from dataclasses import replace
 import json
 import os
 from pathlib import Path
@@ -13,32 +14,31 @@ from typing import Any
 from lightning_fabric import Fabric
 import torch
 
-from tests.unit.training.methods import METHODS, trained
-from weightshare.errors import SharingError
+from tests.unit.training.methods import trained
 from weightshare.surgery.shards import whole
 from weightshare.training.launch import launched
 from weightshare.training.recipe import RunConfig
 from weightshare.values import proximal
 
+STRATEGIES = ("ddp", "fsdp2")
+
 
 def told(name: str, fabric: Fabric) -> dict[str, Any]:
-    """What a method ends with: numbers of each tensor and the history; or why it is refused."""
-    try:
-        model, history = trained(name, fabric)
-    except SharingError as error:
-        return {"refused": f"{type(error).__name__}: {error}"}
+    """What a method ends with: numbers of each tensor and the history."""
+    model, history = trained(name, fabric)
     weights = {key: whole(tensor).tolist() for key, tensor in model.state_dict().items()}
     return {"weights": weights, "history": history}
 
 
-def main(folder: str, strategy: str, *names: str) -> None:
+def main(folder: str, *names: str) -> None:
     torch.set_num_threads(1)
     proximal.SORT_FREE_FROM = 1
-    world = int(os.environ["WORLD_SIZE"])
-    fabric = launched(RunConfig("m", device="cpu", devices=world, strategy=strategy, timeout_minutes=0.5))
-    for name in names or METHODS:
-        found = told(name, fabric)
-        Path(folder, f"{name}.{fabric.global_rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    config = RunConfig("m", device="cpu", devices=int(os.environ["WORLD_SIZE"]), timeout_minutes=2.0)
+    for strategy in STRATEGIES:
+        fabric = launched(replace(config, strategy=strategy))
+        for name in names:
+            found = json.dumps(told(name, fabric))
+            Path(folder, f"{name}.{strategy}.{fabric.global_rank}.json").write_text(found, encoding="utf-8")
     fabric.barrier()
     torch.distributed.destroy_process_group()
     sys.stdout.flush()

@@ -44,5 +44,9 @@ def test_fifty_killed_runs_of_every_method_end_with_equal_weights(tmp_path: Path
     """And ten that are terminated; two processes that share the methods."""
     methods = [*CONFIGS]
     halves = [started(tmp_path / str(seed), seed, 25, 5, *methods[seed::2]) for seed in (0, 1)]
-    signals = [one for harness in halves for one in check(harness, 2400)]
+    try:
+        signals = [one for harness in halves for one in check(harness, 3600)]
+    finally:
+        for harness in halves:
+            harness.kill()
     assert sorted(signals) == ["SIGKILL"] * 50 + ["SIGTERM"] * 10

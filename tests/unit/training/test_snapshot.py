@@ -48,3 +48,27 @@ def test_weights_that_lie_otherwise_go_on_as_they_were(make, shape, fused, tmp_p
     moments = optimizer.state[model.weight]["exp_avg"], its_optimizer.state[resumed.weight]["exp_avg"]
     assert torch.equal(*moments)
     assert moments[0].stride() == moments[1].stride() == model.weight.stride()
+
+
+def test_processes_that_a_run_did_not_have_draw_numbers_of_their_own(tmp_path):
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    torch.manual_seed(4)
+    own = [generators(), generators()]
+    write_snapshot(tmp_path / "state.safetensors", model, optimizer, Progress(RUN | {"processes": 2}), own)
+
+    def drawn(rank):
+        read_snapshot(tmp_path / "state.safetensors", model, optimizer, RUN | {"processes": 4}, rank)
+        return torch.rand(7).tolist()
+
+    numbers = [drawn(rank) for rank in (0, 1, 2, 3, 2)]
+    assert numbers[0] == numbers[1]  # whose states were equal here
+    assert numbers[2] == numbers[4]
+    assert len({tuple(row) for row in numbers}) == 3
+
+
+def test_a_process_that_does_not_write_leaves_the_file_alone(tmp_path):
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    write_snapshot(tmp_path / "state.safetensors", model, optimizer, Progress(RUN), [generators()], writes=False)
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from weightshare.training.run import rewrite_page as rewrite_run
 from weightshare.training.run import run
 from weightshare.training.sweep import SweepConfig, read_sweep, rewrite_page, sweep
 from weightshare.training.sweep_plan import planned
-from weightshare.training.sweep_ray import _scheduler
+from weightshare.training.sweep_ray import _refuse_without_room, _scheduler
 from weightshare.training.sweep_runs import (
     ATTEMPTS,
     FAILED,
@@ -207,3 +207,29 @@ def test_options_go_over_the_file(tmp_path, here, capsys):
 def test_a_folder_without_a_sweep_is_said(tmp_path):
     with pytest.raises(TrainingError, match="is no sweep"):
         rewrite_page(tmp_path)
+
+
+def test_ray_that_does_not_start_is_started_again_and_then_given_up(tmp_path, monkeypatch):
+    import ray
+
+    tried = []
+
+    def busy(**options):
+        tried.append(options)
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", busy)
+    with pytest.raises(ConfigError, match="Ray cannot be had on this machine: The current node timed out"):
+        sweep(config(tmp_path, concurrent=3, cpus=2))
+    assert [options["num_cpus"] for options in tried] == [6, 6, 6]
+    with pytest.raises(ConfigError, match="Ray cannot be had at address='nowhere:1'"):
+        sweep(config(tmp_path, address="nowhere:1"))
+    assert tried[-1]["address"] == "nowhere:1"
+
+
+def test_a_run_that_no_node_has_room_for_is_refused_instead_of_waited_for(tmp_path):
+    nodes = [{"Alive": True, "Resources": {"CPU": 4}}, {"Alive": False, "Resources": {"CPU": 64, "GPU": 8}}]
+    _refuse_without_room(config(tmp_path, cpus=4), nodes)
+    for needed in ({"cpus": 5}, {"gpus": 0.5}):
+        with pytest.raises(ConfigError, match="the most are 4 CPUs and 0 GPUs"):
+            _refuse_without_room(config(tmp_path, **needed), nodes)

@@ -15,7 +15,6 @@ from tests.particles import exact
 import weightshare as ws
 from weightshare.errors import SpecError
 from weightshare.values import proximal
-from weightshare.values.baselines import Subgradient
 
 ROWS, COLUMNS = 211, 307
 
@@ -105,19 +104,14 @@ def empty_part(mesh) -> None:
     check_close(model.weight, exact(whole()[:1], 0.01), atol=1e-5)
 
 
-def refused(mesh) -> None:
-    """What would need more than one reduction a step, and baselines on parts, say so."""
+def refused(_) -> None:
+    """What would need more than one reduction a step says so."""
     square = init_device_mesh("cpu", (2, 1), mesh_dim_names=("a", "b"))
     model = nn.Module()
     model.weight = nn.Parameter(distribute_tensor(whole(), square, [Shard(0), Shard(1)]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(SpecError, match=r"'weight' is placed as \(Shard\(dim=0\), Shard\(dim=1\)\): need one sharded"):
         ws.Proximal(strength=0.1).attach_(optimizer, model, where="weight")
-    model = sharded(Shard(0), mesh)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    handle = Subgradient(strength=0.1).attach_(optimizer, model, where="weight")
-    with pytest.raises(SpecError, match="whole parameters, this one is sharded"):
-        handle.before()
 
 
 def main(folder: str, rank: int) -> None:

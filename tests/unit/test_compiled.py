@@ -1,0 +1,43 @@
+"""Compilers: every method is compiled whole, and not again by what training does; the counts are those of the docs.
+
+In a process of its own: the shape checks of the tests are no code that torch's compiler takes whole.
+"""
+
+import json
+
+import pytest
+
+from tests.support import python
+from weightshare.experiments.exporting import METHODS
+
+OF_A_BANK = ("tie, LoRA of each layer", "templates")
+LOCAL_OR_DENSE = ("lattice", "low rank", "sleep", "codebook", "proximal")
+WANTED = {
+    **dict.fromkeys(("unshared", "tie, mean"), (1, 2, 4, 4)),
+    **dict.fromkeys(
+        OF_A_BANK, (2, 3, 6, 6)
+    ),  # the hook that makes weights is a graph of its own, without gradients too
+    "tie, trained through": (3, 4, 8, 8),  # two banks: weights and biases
+    **dict.fromkeys(LOCAL_OR_DENSE, (1, 2, 3, 3)),  # no batch norm: evaluation is no other graph
+}
+QUICK = ("templates",)
+COUNT = """
+import json, sys
+from weightshare.experiments.exporting import traced
+found = {name: traced(name) for name in sys.argv[1:]}
+counts = {name: (one.breaks, one.steps, one.batches, one.evaluation, one.again) for name, one in found.items()}
+print(json.dumps(counts))
+"""
+
+
+def check(names):
+    assert json.loads(python(COUNT, *names)) == {name: [0, *WANTED[name]] for name in names}
+
+
+def test_training_compiles_a_network_once():
+    check(QUICK)
+
+
+@pytest.mark.slow
+def test_training_compiles_a_network_of_any_method_once():
+    check([name for name in METHODS if name not in QUICK])
