@@ -30,15 +30,15 @@ def callback(**more: Any) -> SharingCallback:
     return SharingCallback(specs, share=TIE, where=WHERE, **more)
 
 
-def by_hand(epochs: int, accumulate: int = 1) -> Classifier:
+def by_hand(epochs: int, accumulate: int = 1, dtype: torch.dtype = torch.float32) -> Classifier:
     """What the callback stands for, in a loop."""
-    module = Classifier()
+    module = Classifier().to(dtype)
     ws.share_(module, TIE, WHERE)
     optimizer = module.configure_optimizers()
     proximal, sleep = (entry.spec.attach_(optimizer, module, entry.where) for entry in callback().attaching.entries)
     for _ in range(epochs):
-        for number, batch in enumerate(loader()):
-            (module.training_step(batch, number) / accumulate).backward()
+        for number, (images, labels) in enumerate(loader()):
+            (module.training_step([images.to(dtype), labels], number) / accumulate).backward()
             if (number + 1) % accumulate == 0:
                 optimizer.step()
                 optimizer.zero_grad()

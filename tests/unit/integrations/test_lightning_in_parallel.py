@@ -15,17 +15,22 @@ from tests.unit.integrations.test_lightning import by_hand
 pytestmark = [pytest.mark.slow, *(pytest.mark.filterwarnings(warning) for warning in QUIET)]
 
 SCRIPT = """
-import os, sys, warnings
+import os
 import torch
+from weightshare.models.by_name import mend_torchvision
+mend_torchvision()
 torch.set_num_threads(1)
 from tests.unit.integrations.test_lightning import BATCH, Classifier, callback, trainer
 from tests.unit.integrations.lightning_digits import loader
 
 def halved():
-    return torch.utils.data.DataLoader(loader().dataset, BATCH // 2)
+    # Lightning's own sampler would shuffle.
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    sampler = torch.utils.data.DistributedSampler(loader().dataset, num_replicas=2, rank=rank, shuffle=False)
+    return torch.utils.data.DataLoader(loader().dataset, BATCH // 2, sampler=sampler)
 
 whole, sharing = Classifier(), callback()
-run = trainer(".", sharing, devices=2, strategy="ddp", max_epochs=2)
+run = trainer(".", sharing, devices=2, strategy="ddp", max_epochs=2, precision="64-true", use_distributed_sampler=False)
 run.fit(whole, halved())
 torch.save(whole.state_dict(), f"rank{run.global_rank}.pt")
 torch.save(sharing.state_dict(), f"state{run.global_rank}.pt")
@@ -52,5 +57,6 @@ def test_two_processes_equal_one_on_the_joined_batches(tmp_path: Path) -> None:
     states = [torch.load(tmp_path / f"state{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert states[0] == states[1]
     assert [state["steps"] for state in states[0]["handles"]] == [12, 12]
-    for name, tensor in by_hand(2).state_dict().items():
-        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    # In float64, since Adam makes whole steps of the rounding errors in gradients that are all but 0.
+    for name, tensor in by_hand(2, dtype=torch.float64).state_dict().items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-6, atol=1e-8, msg=name)

@@ -77,7 +77,12 @@ def distinct(model: nn.Module) -> int:
     return len({id(block.weight) for block in model.blocks})
 
 
-@pytest.mark.parametrize("spec", SPECS)
+QUICK = ("tie", "templates")
+
+
+@pytest.mark.parametrize(
+    "spec", [pytest.param(spec, marks=() if spec in QUICK else pytest.mark.slow) for spec in SPECS]
+)
 def test_digits_stay_right_and_the_state_is_as_small_as_what_is_stored(spec: str) -> None:
     model = trained(spec)
     before, reached = state(model), accuracy(model)
