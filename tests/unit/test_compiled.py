@@ -14,9 +14,7 @@ OF_A_BANK = ("tie, LoRA of each layer", "templates")
 LOCAL_OR_DENSE = ("lattice", "low rank", "sleep", "codebook", "proximal")
 WANTED = {
     **dict.fromkeys(("unshared", "tie, mean"), (1, 2, 4, 4)),
-    **dict.fromkeys(
-        OF_A_BANK, (2, 3, 6, 6)
-    ),  # the hook that makes weights is a graph of its own
+    **dict.fromkeys(OF_A_BANK, (2, 3, 6, 6)),  # the hook that makes weights is a graph of its own
     "tie, trained through": (3, 4, 8, 8),  # two banks: weights and biases
     **dict.fromkeys(LOCAL_OR_DENSE, (1, 2, 3, 3)),  # no batch norm: evaluation is no other graph
 }
