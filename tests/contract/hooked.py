@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.contract.trial import TorchRefuses, check_close, copies, gradients, loss, or_refused_unshared, partition
+from tests.exporting import one_registry
 from tests.support import bits, output, same_bits
 from tests.zoo import LOCAL, ZOO, Case
 import weightshare as ws
 from weightshare.errors import ModelChanged
+from weightshare.files.export import to_onnx
 from weightshare.hooks import Handle
 from weightshare.training.snapshot import Progress, generators, read_snapshot, write_snapshot
 
@@ -207,6 +209,15 @@ def export(trial: Hooked) -> None:
     check_same(half.go(HALF), trial.undisturbed())
 
 
+def onnx(trial: Hooked) -> None:
+    """Likewise as an ONNX file, which is run and compared before it gets its name."""
+    half = trial.started().go(HALF)
+    with tempfile.TemporaryDirectory() as folder, one_registry():
+        made = to_onnx(half.model, half.example, Path(folder) / "model.onnx")
+    assert made.difference is not None
+    check_same(half.go(HALF), trial.undisturbed())
+
+
 def amp_fused(trial: Hooked) -> None:
     """A step that a gradient scaler skips is none: nothing is moved, nothing is counted; the next ones are."""
 
@@ -247,3 +258,6 @@ EVENTS: dict[str, Callable[[Hooked], None]] = {
     event.__name__: event for event in (file, assign, to_empty, deepcopy, ema, compiled, export, amp_fused, resume)
 }
 """Run in this process."""
+
+CHOSEN: dict[str, tuple[Callable[[Hooked], None], tuple[str, ...]]] = {"onnx": (onnx, ("chain", "local_rows"))}
+"""Run on the modules named: it is slow, and what is exported is a plain network."""

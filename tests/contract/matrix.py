@@ -42,6 +42,7 @@ def hook_cells() -> Iterator[Cell]:
         for module in hooked.modules(hook):
             for event in hooked.EVENTS:
                 yield Cell(hook, module, event)
+            yield from (Cell(hook, module, event) for event, (_, chosen) in hooked.CHOSEN.items() if module in chosen)
     yield from map(Cell._make, two_processes.hook_cells())
 
 
@@ -67,7 +68,8 @@ def run(cell: Cell) -> Outcome:
         return two_processes.outcomes(slow=cell in two_processes.cells(slow=True))[cell]
     if cell.spec in hooked.HOOKS:
         trial = hooked.Hooked(hooked.modules(cell.spec)[cell.module], hooked.HOOKS[cell.spec]())
-        return attempt(hooked.EVENTS[cell.event], trial)
+        of_hook = hooked.EVENTS[cell.event] if cell.event in hooked.EVENTS else hooked.CHOSEN[cell.event][0]
+        return attempt(of_hook, trial)
     event = EVENTS[cell.event] if cell.event in EVENTS else {**SLOW, **CHOSEN}[cell.event][0]
     return attempt(event, Trial(ZOO[cell.module], SPECS[cell.spec]()))
 

@@ -81,9 +81,9 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("*", "half", "onnx", r"^FileError: onnxruntime .* cannot run .*NOT_IMPLEMENTED"),
     # What FSDP2 cannot cut, shared or not; of layers that a bank or a codebook makes, what is stored may be cut.
     Refusal("*", "scalars", "fsdp2", r"^SpecError: shard_: '0\..*scale.*' is a scalar"),
-    Refusal("[hrbt]*", "transposed", "fsdp2", r"^SpecError: shard_: 'stem\.weight' is not contiguous"),
+    Refusal("[hrbtp]*", "transposed", "fsdp2", r"^SpecError: shard_: 'stem\.weight' is not contiguous"),
     Refusal("low rank of*", "transposed", "fsdp2", r"^SpecError: shard_: 'stem\.weight' is not contiguous"),
-    Refusal("[hrb]*", "channels_last", "fsdp2", r"^SpecError: shard_: '0\.weight' is not contiguous"),
+    Refusal("[hrbp]*", "channels_last", "fsdp2", r"^SpecError: shard_: '0\.weight' is not contiguous"),
     Refusal("trained through", "channels_last", "fsdp2", r"^SpecError: shard_: .*is not contiguous"),
     Refusal("low rank of*", "channels_last", "fsdp2", r"^SpecError: shard_: .*is not contiguous"),
     # safetensors asks for a view of any tied tensor; the file itself is read by load_file all the same. All that tie.

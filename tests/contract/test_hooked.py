@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract import hooked
+from tests.contract import hooked, two_processes
 from tests.contract.matrix import Cell, hook_cells, problem, run
 from tests.contract.refusals import declared
 from weightshare import hooks
@@ -13,7 +13,7 @@ from weightshare.space.sleep import SleepHandle
 from weightshare.training import snapshot
 from weightshare.values.proximal import ProximalHandle
 
-ALL = [cell for cell in hook_cells() if cell.event in hooked.EVENTS]  # those of two processes are run with all others
+ALL = [cell for cell in hook_cells() if cell.event not in two_processes.TOGETHER]
 
 
 @pytest.mark.parametrize("cell", ALL, ids=str)

@@ -127,7 +127,7 @@ def _hooked(trial: hooked.Hooked, wrapped: Callable[[nn.Module], nn.Module]) -> 
     part = batch[dist.get_rank() : dist.get_rank() + 1]
     outer = or_refused_unshared(lambda model: wrapped(model.eval()), inner, trial.fresh().model)
     twin = trial.fresh().model.eval()
-    optimizers = [torch.optim.SGD(one.parameters(), lr=0.05, momentum=0.9) for one in (inner, twin)]
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.01, momentum=0.9) for one in (inner, twin)]
     handles = [trial.spec.attach_(*pair) for pair in zip(optimizers, (inner, twin), strict=True)]
     for _ in range(2 * hooked.HALF):
         gradients(inner, part, outer)
