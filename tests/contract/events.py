@@ -27,9 +27,6 @@ EVENTS: dict[str, Event] = {
         loading_events.owners_only,
         loading_events.to_empty,
         loading_events.to_empty_retie,
-        loading_events.cast,
-        loading_events.weights_only,
-        loading_events.share_memory,
         training_events.steps,
         training_events.gradient,
         training_events.micro_batches,
@@ -41,7 +38,6 @@ EVENTS: dict[str, Event] = {
         training_events.amp_sgd,
         training_events.compiled,
         training_events.checkpointed,
-        training_events.resume,
     )
 }
 """Run in this process, one cell at a time."""
@@ -50,7 +46,14 @@ SLOW: dict[str, tuple[Event, tuple[str, ...]]] = {"inductor": (training_events.i
 """Run behind the marker `slow`, on the modules named."""
 
 CHOSEN: dict[str, tuple[Event, tuple[str, ...]]] = {
-    "export": (export_events.export, ("chain", "local_rows")),
-    "onnx": (export_events.onnx, ("chain", "local_rows")),
+    event.__name__: (event, ("chain", "local_rows"))
+    for event in (
+        loading_events.cast,
+        loading_events.weights_only,
+        loading_events.share_memory,
+        training_events.resume,
+        export_events.export,
+        export_events.onnx,
+    )
 }
 """Run on the first of the modules named that a spec is tried on; behind the marker `slow` on all others."""

@@ -36,8 +36,15 @@ HOOKS: dict[str, Callable[[], Any]] = {
 }
 
 MAPPED = (
-    *("chain", "tied_embedding", "used_twice", "buffers", "parametrized", "stages", "half", "double", "recurrent"),
-    *("dropout", "transposed", "channels_last", "encoder", "subclass"),
+    "chain",
+    "tied_embedding",
+    "parametrized",
+    "half",
+    "double",
+    "recurrent",
+    "transposed",
+    "channels_last",
+    "encoder",
 )
 """What the proximal map is tried on: a hook does not care how many layers there are."""
 

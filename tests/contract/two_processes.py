@@ -32,10 +32,7 @@ SECONDS = {False: 600, True: 1200}
 Key = tuple[str, str, str]
 """Names of a spec, a module and an event."""
 
-AT_ONCE = (
-    *("chain", "tied_embedding", "layer_used_twice", "buffers", "parametrized", "module_dict", "recurrent", "unused"),
-    *("parameter_list", "frozen", "scalars", "transposed", "channels_last", "lazy", "local_images", "local_rows"),
-)
+AT_ONCE = ("chain", "tied_embedding", "scalars", "channels_last", "local_rows")
 """The modules that FSDP2 is tried on at once; the others, which are like one of these to it, behind the marker."""
 
 

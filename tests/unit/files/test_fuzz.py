@@ -32,8 +32,8 @@ def check(told: dict[str, Any], never: int, signed: int) -> Counter[str]:
     return kinds
 
 
-def test_hundreds_of_corrupted_files_are_refused(tmp_path: Path) -> None:
-    kinds = check(fuzzed(tmp_path, 200, 80, seed=7), 200, 80)
+def test_corrupted_files_are_refused(tmp_path: Path) -> None:
+    kinds = check(fuzzed(tmp_path, 90, 40, seed=7), 90, 40)
     assert len(kinds) >= 12, kinds
 
 

@@ -24,7 +24,7 @@ from weightshare.values import proximal
 RANKS, SECONDS = 2, 400
 TOLERANCE = 3e-6
 """Absolute, on weights of about 1: what summing a batch in two parts does to float32 over 8 steps."""
-QUICK = ("tie, own LoRA", "templates, similarity", "low rank", "codebook", "sleep, hebbian", "proximal, l1 and rewind")
+QUICK = ("templates, similarity", "sleep, hebbian", "proximal, l1 and rewind")
 REST = tuple(name for name in METHODS if name not in QUICK)
 NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)]
 
