@@ -1,6 +1,11 @@
-"""What came out of a sweep, as results to be committed: one for each configuration, a picture and a table."""
+"""What came out of a sweep, as results to be committed: one for each configuration, a picture and a table.
+
+weightshare sweep examples/torus_sweep.yaml --out OUT
+python -m weightshare.experiments.sweep_results OUT torus
+"""
 
 from pathlib import Path
+import sys
 from typing import Any
 
 from weightshare._table import render
@@ -75,3 +80,7 @@ def _row(result: Result) -> tuple[Any, ...]:
         f"{sum(result.seconds):.0f}",
         f"{numbers['starts']:.0f}",
     )
+
+
+if __name__ == "__main__":
+    collect(sys.argv[1], sys.argv[2], "results")
