@@ -1,5 +1,5 @@
 """`python -m weightshare.cli`, as `weightshare`."""
 
-from weightshare.cli.commands import main
+from weightshare.cli import main
 
 main()

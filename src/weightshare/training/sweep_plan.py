@@ -248,7 +248,7 @@ def run_name(values: Mapping[str, Any]) -> str:
 
     Example:
         >>> run_name({"strength": 0.01, "where": ["fc1", "blocks.*"], "seed": 0})
-        'strength=0.01_where=fc1,blocks.-f07d_seed=0'
+        'strength=0.01_where=fc1,blocks.-1610_seed=0'
     """
     name = "_".join(f"{key}={text_of(value)}" for key, value in values.items())
     if len(name) <= LONGEST:

@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from weightshare.models.by_name import mend_torchvision
 from weightshare.space.local import LocallyConnected2d
 from weightshare.training.data.digits import digits
+
+mend_torchvision()  # whoever imports this first, from whatever folder: Lightning's metrics import it
+from lightning.pytorch import LightningModule, Trainer  # noqa: E402
 
 IMAGES, BATCH = 192, 32
 QUIET = [
