@@ -5,10 +5,10 @@ python docs/refresh_depth.py
 
 from pathlib import Path
 
-from weightshare.experiments.lin2022_cifar import ROWS
-from weightshare.experiments.lin2022_cifar_results import differences, table
-from weightshare.experiments.results import Result, costs
-from weightshare.experiments.results import filled as with_blocks
+from weightshare.experiments.studies.lin2022_cifar import ROWS
+from weightshare.experiments.studies.lin2022_cifar_results import differences, table
+from weightshare.experiments.studies.results import Result, costs
+from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "depth.md"

@@ -5,8 +5,8 @@ python docs/refresh_export.py
 
 from pathlib import Path
 
-from weightshare.experiments.exporting import compile_table, read, size_table
-from weightshare.experiments.results import filled as with_blocks
+from weightshare.experiments.studies.exporting import compile_table, read, size_table
+from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "export.md"

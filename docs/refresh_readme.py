@@ -7,7 +7,7 @@ from pathlib import Path
 import sys
 
 from weightshare.analysis.pictures import draw_assignment
-from weightshare.experiments import digits
+from weightshare.experiments.studies import digits
 from weightshare.training.data import load_data
 from weightshare.training.run import prepared
 

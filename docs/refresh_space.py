@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from weightshare._table import render
-from weightshare.experiments.local_cifar import PAPER, ROWS, TABLE, WHOLE
-from weightshare.experiments.local_cifar_results import table
-from weightshare.experiments.results import Result
-from weightshare.experiments.results import filled as with_blocks
+from weightshare.experiments.studies.local_cifar import PAPER, ROWS, TABLE, WHOLE
+from weightshare.experiments.studies.local_cifar_results import table
+from weightshare.experiments.studies.results import Result
+from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "space.md"

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the contract lies among the tests
 
 from tests.contract.survival import tables, unfit  # noqa: E402
-from weightshare.experiments.results import filled as with_blocks  # noqa: E402
+from weightshare.experiments.studies.results import filled as with_blocks  # noqa: E402
 
 PAGE = ROOT / "docs" / "surviving.md"
 

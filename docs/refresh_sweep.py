@@ -5,7 +5,7 @@ python docs/refresh_sweep.py
 
 from pathlib import Path
 
-from weightshare.experiments.results import filled as with_blocks
+from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "sweep.md"

@@ -5,8 +5,8 @@ python docs/refresh_templates.py
 
 from pathlib import Path
 
-from weightshare.experiments.results import costs
-from weightshare.experiments.results import filled as with_blocks
+from weightshare.experiments.studies.results import costs
+from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "templates.md"

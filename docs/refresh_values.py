@@ -6,10 +6,10 @@ python docs/refresh_values.py
 from pathlib import Path
 
 from weightshare._table import render
-from weightshare.experiments.results import Result, costs
-from weightshare.experiments.results import filled as with_blocks
-from weightshare.experiments.torus import PAPER, RETRAINED, ROWS, SWEEP, SWEEP_TABLE, TABLE
-from weightshare.experiments.torus_results import table
+from weightshare.experiments.studies.results import Result, costs
+from weightshare.experiments.studies.results import filled as with_blocks
+from weightshare.experiments.studies.torus import PAPER, RETRAINED, ROWS, SWEEP, SWEEP_TABLE, TABLE
+from weightshare.experiments.studies.torus_results import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "values.md"

@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from weightshare.experiments.lin2022_resnets import ARMS, NETWORKS, PAPER, TABLE, config
-from weightshare.experiments.lin2022_resnets_results import Sets, rates, starts, train
+from weightshare.experiments.studies.lin2022_resnets import ARMS, NETWORKS, PAPER, TABLE, config
+from weightshare.experiments.studies.lin2022_resnets_results import Sets, rates, starts, train
 from weightshare.files.atomic import write_text
 from weightshare.training.run import run
 

@@ -10,8 +10,8 @@ and results are written.
 from pathlib import Path
 import sys
 
-from weightshare.experiments.savarese2019_cifar import PAPER, ROWS, TABLE, config
-from weightshare.experiments.savarese2019_cifar_results import cifar
+from weightshare.experiments.studies.savarese2019_cifar import PAPER, ROWS, TABLE, config
+from weightshare.experiments.studies.savarese2019_cifar_results import cifar
 from weightshare.files.atomic import write_text
 from weightshare.training.run import run
 

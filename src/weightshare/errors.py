@@ -44,5 +44,9 @@ class TrainingError(SharingError):
     """Training cannot start or go on: missing data, a loss that is not finite, a directory in use."""
 
 
+class Diverged(TrainingError):
+    """The loss of a training, or a weight of its network, is not finite any more."""
+
+
 class SharingWarning(UserWarning):
     """What is planned can be done, and seldom is what one wants."""

@@ -8,7 +8,7 @@ import torch
 
 from tests.exporting import one_registry
 from tests.support import ROOT
-from weightshare.experiments.exporting import METHODS, read
+from weightshare.experiments.studies.exporting import METHODS, read
 
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 

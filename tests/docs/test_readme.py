@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from weightshare.cli import main
-from weightshare.experiments import digits
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies import digits
+from weightshare.experiments.studies.results import Result
 from weightshare.models.by_name import import_timm
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 

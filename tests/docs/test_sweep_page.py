@@ -5,7 +5,7 @@ import re
 import runpy
 
 from tests.support import ROOT
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.results import Result
 from weightshare.training.recipe import strict
 from weightshare.training.sweep import read_sweep
 from weightshare.training.sweep_plan import Samples, SweepConfig, planned

@@ -1,7 +1,7 @@
 """The demo in small: three networks, one table, one page, results as JSON."""
 
-from weightshare.experiments import digits
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies import digits
+from weightshare.experiments.studies.results import Result
 from weightshare.training.recipe import Recipe
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from weightshare.errors import ConfigError
-from weightshare.experiments import lin2022_cifar, lin2022_cifar_results
-from weightshare.experiments.lin2022_cifar import ARMS, NOISES, NOISY, PUBLISHED, ROWS, config
-from weightshare.experiments.lin2022_cifar_results import differences, noise_curves
-from weightshare.experiments.lin2022_imagenet import EPOCHS, spin_convmixer
-from weightshare.experiments.results import Result, pooled_deviation
+from weightshare.experiments.studies import lin2022_cifar, lin2022_cifar_results
+from weightshare.experiments.studies.lin2022_cifar import ARMS, NOISES, NOISY, PUBLISHED, ROWS, config
+from weightshare.experiments.studies.lin2022_cifar_results import differences, noise_curves
+from weightshare.experiments.studies.lin2022_imagenet import EPOCHS, spin_convmixer
+from weightshare.experiments.studies.results import Result, pooled_deviation
 from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.loop import fit
 from weightshare.training.recipe import RunConfig, strict

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from weightshare.experiments import lin2022_cifar_cka as maps
+from weightshare.experiments.studies import lin2022_cifar_cka as maps
 from weightshare.models import convmixer
 from weightshare.training.data import load_data
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from weightshare.errors import ConfigError
-from weightshare.experiments import lin2022_resnets, lin2022_resnets_results
-from weightshare.experiments.lin2022_resnets import ARMS, NETWORKS, RATES, config, rate_config, reestimate_
-from weightshare.experiments.lin2022_resnets_results import SPECS, Sets, rates, starts, table, train
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies import lin2022_resnets, lin2022_resnets_results
+from weightshare.experiments.studies.lin2022_resnets import ARMS, NETWORKS, RATES, config, rate_config, reestimate_
+from weightshare.experiments.studies.lin2022_resnets_results import SPECS, Sets, rates, starts, table, train
+from weightshare.experiments.studies.results import Result
 from weightshare.models import resnet20
 from weightshare.training.data import Augment, load_data
 

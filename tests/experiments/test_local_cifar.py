@@ -6,9 +6,9 @@ import json
 import pytest
 
 from weightshare.errors import ConfigError
-from weightshare.experiments import local_cifar, local_cifar_results, local_figure
-from weightshare.experiments.local_cifar import ROWS, config
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies import local_cifar, local_cifar_results, local_figure
+from weightshare.experiments.studies.local_cifar import ROWS, config
+from weightshare.experiments.studies.results import Result
 
 
 def test_rows_are_what_they_say():

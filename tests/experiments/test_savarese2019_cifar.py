@@ -9,10 +9,10 @@ import torch
 
 from weightshare.depth.templates import Templates
 from weightshare.errors import ConfigError
-from weightshare.experiments import savarese2019_cifar
-from weightshare.experiments.results import Result
-from weightshare.experiments.savarese2019_cifar import POSTER, PROTOCOL, ROWS, config, poster_config
-from weightshare.experiments.savarese2019_cifar_results import cifar, differences, folds, moments, table
+from weightshare.experiments.studies import savarese2019_cifar
+from weightshare.experiments.studies.results import Result
+from weightshare.experiments.studies.savarese2019_cifar import POSTER, PROTOCOL, ROWS, config, poster_config
+from weightshare.experiments.studies.savarese2019_cifar_results import cifar, differences, folds, moments, table
 from weightshare.models import wrn
 from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.loop import fit

@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from weightshare.experiments import savarese2019_folding as folding
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies import savarese2019_folding as folding
+from weightshare.experiments.studies.results import Result
 from weightshare.files.atomic import read_json
 from weightshare.training.data import load_data
 from weightshare.training.recipe import Recipe

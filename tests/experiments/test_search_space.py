@@ -7,8 +7,8 @@ import pytest
 from tests.support import ROOT
 from weightshare.cli import main
 from weightshare.errors import ConfigError
-from weightshare.experiments.figures import figure
-from weightshare.experiments.search_space import search_space
+from weightshare.experiments.studies.figures import figure
+from weightshare.experiments.studies.search_space import search_space
 
 
 def test_the_figure_is_drawn_and_its_numbers_are_those_that_are_committed(tmp_path, capsys):

@@ -10,10 +10,10 @@ import torch
 
 from weightshare.depth.templates import TemplateBank
 from weightshare.errors import ConfigError, TrainingError
-from weightshare.experiments import shortest_paths, shortest_paths_results
-from weightshare.experiments.figures import figure
-from weightshare.experiments.results import Result
-from weightshare.experiments.shortest_paths import (
+from weightshare.experiments.studies import shortest_paths, shortest_paths_results
+from weightshare.experiments.studies.figures import figure
+from weightshare.experiments.studies.results import Result
+from weightshare.experiments.studies.shortest_paths import (
     CHECKPOINT,
     DONE,
     FEW,
@@ -28,7 +28,7 @@ from weightshare.experiments.shortest_paths import (
     train,
     trained_model,
 )
-from weightshare.experiments.shortest_paths_results import (
+from weightshare.experiments.studies.shortest_paths_results import (
     beyond,
     collected,
     draw_shortest_paths,

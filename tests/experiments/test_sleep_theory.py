@@ -7,8 +7,16 @@ import torch
 
 from weightshare.cli import main
 from weightshare.errors import ConfigError
-from weightshare.experiments.figures import FIGURES, figure
-from weightshare.experiments.sleep_theory import Figure, Layer, circuit_rates, draw, hebbian_rates, sleep_figure, times
+from weightshare.experiments.studies.figures import FIGURES, figure
+from weightshare.experiments.studies.sleep_theory import (
+    Figure,
+    Layer,
+    circuit_rates,
+    draw,
+    hebbian_rates,
+    sleep_figure,
+    times,
+)
 
 SMALL = Layer(kernels=(2, 3), gammas=(0.1, 0.01), neurons=29)
 FEWER = {

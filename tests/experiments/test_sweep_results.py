@@ -3,8 +3,8 @@
 import pytest
 
 from weightshare.errors import TrainingError
-from weightshare.experiments.results import Result
-from weightshare.experiments.sweep_results import collect
+from weightshare.experiments.studies.results import Result
+from weightshare.experiments.studies.sweep_results import collect
 from weightshare.training import sweep as module
 from weightshare.training.sweep import SweepConfig, sweep
 from weightshare.training.sweep_runs import carry_out

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from weightshare.errors import ConfigError
-from weightshare.experiments import torus as settings
-from weightshare.experiments.results import Result
-from weightshare.experiments.torus_results import first_layer, sweep, torus
+from weightshare.experiments.studies import torus as settings
+from weightshare.experiments.studies.results import Result
+from weightshare.experiments.studies.torus_results import first_layer, sweep, torus
 from weightshare.training.data import Prepare, load_data
 
 
@@ -64,7 +64,7 @@ def test_filters_of_shuffled_pixels_are_put_back(tmp_path, monkeypatch):
     run = replace(settings.config("regularised-shuffled", 0, tmp_path), prepare=prepare)
     data = load_data("digits")
     seen = prepare(data).train.images[:5].flatten(1).float()  # as the first layer sees them
-    monkeypatch.setattr("weightshare.experiments.torus_results.tensors", lambda _: {"fc1.weight": seen})
+    monkeypatch.setattr("weightshare.experiments.studies.torus_results.tensors", lambda _: {"fc1.weight": seen})
     assert torch.equal(first_layer(run), data.train.images[:5, 0].float())
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.support import python
-from weightshare.experiments.exporting import METHODS
+from weightshare.experiments.studies.exporting import METHODS
 
 OF_A_BANK = ("tie, LoRA of each layer", "templates")
 LOCAL_OR_DENSE = ("lattice", "low rank", "sleep", "codebook", "proximal")
@@ -21,7 +21,7 @@ WANTED = {
 QUICK = ("templates",)
 COUNT = """
 import json, sys
-from weightshare.experiments.exporting import traced
+from weightshare.experiments.studies.exporting import traced
 found = {name: traced(name) for name in sys.argv[1:]}
 counts = {name: (one.breaks, one.steps, one.batches, one.evaluation, one.again) for name, one in found.items()}
 print(json.dumps(counts))

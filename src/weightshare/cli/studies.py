@@ -52,7 +52,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each network.")] = 3,
 ) -> None:
     """Halve a ConvMixer on real handwritten digits: plain, tied from scratch, tied from the trained one."""
-    from weightshare.experiments.digits import demo as run_demo
+    from weightshare.experiments.studies.digits import demo as run_demo
 
     run_demo(out, range(seeds))
 
@@ -75,7 +75,7 @@ def figure(
     data_dir: DataDir = None,
 ) -> None:
     """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
-    from weightshare.experiments.figures import figure as make_figure
+    from weightshare.experiments.studies.figures import figure as make_figure
 
     options = present(data=data, data_dir=data_dir)
     numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)

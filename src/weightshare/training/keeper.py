@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.depth.record import RecordHandle
-from weightshare.errors import SharingWarning, TrainingError
+from weightshare.errors import Diverged, SharingWarning
 from weightshare.files.atomic import write_text
 from weightshare.files.evolution import save_evolution
 from weightshare.hooks import Handle
@@ -125,7 +125,7 @@ class Keeper:
         kept = "Nothing was kept"
         if self.path is not None and self.path.exists():
             kept = f"The last good state is in '{self.path}'"
-        raise TrainingError(
+        raise Diverged(
             f"The loss is {' and '.join(bad) or 'not finite in another process'} in epoch {epoch + 1}: it diverged. "
             f"{kept}. Lower train.lr (now {lr})."
         )

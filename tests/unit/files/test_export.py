@@ -12,7 +12,7 @@ from tests.support import output, state
 from tests.zoo import chain, lazy
 import weightshare as ws
 from weightshare.errors import FileError, ModelChanged, SpecError
-from weightshare.experiments.exporting import METHODS, forms, measure
+from weightshare.experiments.studies.exporting import METHODS, forms, measure
 from weightshare.files import export
 from weightshare.files.compact import pack
 from weightshare.files.export import to_onnx, to_torch_export

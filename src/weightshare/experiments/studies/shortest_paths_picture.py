@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from weightshare.analysis.pictures import COLOURS, INK
-from weightshare.experiments.regression_picture import LOOK
+from weightshare.experiments.studies.regression_picture import LOOK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

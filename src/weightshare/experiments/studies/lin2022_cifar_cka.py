@@ -20,8 +20,8 @@ from weightshare._table import render
 from weightshare.analysis.pictures import INK, quiet
 from weightshare.depth.cka import cka
 from weightshare.depth.measure import Similarity
-from weightshare.experiments.lin2022_cifar import PAPER, TABLE, config
-from weightshare.experiments.results import save_png
+from weightshare.experiments.studies.lin2022_cifar import PAPER, TABLE, config
+from weightshare.experiments.studies.results import save_png
 from weightshare.files.atomic import write_json
 from weightshare.training.data import load_data
 from weightshare.training.environment import environment

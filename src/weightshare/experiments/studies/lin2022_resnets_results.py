@@ -16,7 +16,7 @@ from weightshare._table import render
 from weightshare.depth.fuse import first, least_squares, mean, permuted_mean
 from weightshare.depth.tie import Tie
 from weightshare.depth.transform import LoRA, Scale
-from weightshare.experiments.lin2022_resnets import (
+from weightshare.experiments.studies.lin2022_resnets import (
     PAPER,
     PRECISION,
     RATES,
@@ -29,7 +29,7 @@ from weightshare.experiments.lin2022_resnets import (
     reestimate_,
     start_file,
 )
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.results import Result
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.checkpoint import save
 from weightshare.models.trained import trained_resnet
@@ -64,7 +64,7 @@ COLUMNS = ("network", "weights", "stored", "exact (%)", "JPEG (%)", "fused less 
 START_COLUMNS = ("network", "fusion", "stored", "exact (%)", "norms again (%)", "JPEG (%)", "norms again (%)")
 CHECK = "Fused from random less tied from scratch, which must not help:"
 NOTES = (
-    "See experiments.lin2022_resnets. JPEG: test images as JPEG files of quality 75, which nobody trained on. Trained "
+    "See studies.lin2022_resnets. JPEG: test images as JPEG files of quality 75, which nobody trained on. Trained "
     "from a copy of the tree, so the commit is not recorded; seconds are of cores that did other things too."
 )
 

@@ -9,8 +9,17 @@ from torch import Tensor
 from weightshare._table import render
 from weightshare.analysis.filters import aligned, draw_filters, translated_similarity, window_energy
 from weightshare.analysis.pictures import draw_curves
-from weightshare.experiments.results import Result, save_png
-from weightshare.experiments.torus import LAYERS, PAPER, RETRAINED, SWEEP, SWEEP_TABLE, TABLE, config, sweep_config
+from weightshare.experiments.studies.results import Result, save_png
+from weightshare.experiments.studies.torus import (
+    LAYERS,
+    PAPER,
+    RETRAINED,
+    SWEEP,
+    SWEEP_TABLE,
+    TABLE,
+    config,
+    sweep_config,
+)
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.checkpoint import tensors
 from weightshare.surgery.count import distinct

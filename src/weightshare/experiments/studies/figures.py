@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.local_figure import draw_divergence
-from weightshare.experiments.search_space import draw_search_space
-from weightshare.experiments.shortest_paths_results import FIGURES as PATHS
-from weightshare.experiments.sleep_theory import FIGURES as SLEEPS
-from weightshare.experiments.sleep_theory import draw_figure
+from weightshare.experiments.studies.local_figure import draw_divergence
+from weightshare.experiments.studies.search_space import draw_search_space
+from weightshare.experiments.studies.shortest_paths_results import FIGURES as PATHS
+from weightshare.experiments.studies.sleep_theory import FIGURES as SLEEPS
+from weightshare.experiments.studies.sleep_theory import draw_figure
 
 Draw = Callable[..., tuple[str, Path]]
 """Takes the folder of results and the figure's own options; returns a table and the path of the picture."""

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from weightshare._table import render
 from weightshare.errors import ConfigError
-from weightshare.experiments.sleep_theory_picture import draw_sleep
+from weightshare.experiments.studies.sleep_theory_picture import draw_sleep
 from weightshare.files.atomic import replacing, write_json
 from weightshare.space import circuit, theory
 from weightshare.space.measure import snr

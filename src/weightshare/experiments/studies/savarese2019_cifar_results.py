@@ -12,9 +12,9 @@ from weightshare.depth.fold import plan_loops
 from weightshare.depth.lsm import mean_similarity
 from weightshare.depth.measure import Similarity
 from weightshare.depth.record import Evolution
-from weightshare.experiments.results import Result, compared, save_png
-from weightshare.experiments.savarese2019_cifar import PAPER, ROWS, TABLE, config
-from weightshare.experiments.tested import all_test_images, config_of, tested
+from weightshare.experiments.studies.results import Result, compared, save_png
+from weightshare.experiments.studies.savarese2019_cifar import PAPER, ROWS, TABLE, config
+from weightshare.experiments.studies.tested import all_test_images, config_of, tested
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.evolution import load_evolution
 from weightshare.training.data import Data, load_data
@@ -24,7 +24,7 @@ from weightshare.training.recipe import RunConfig
 from weightshare.training.run import ENVIRONMENT, read_history, run, trained
 
 NOTES = (
-    "See experiments.savarese2019_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
+    "See studies.savarese2019_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
     "numbers are of the whole network. Seconds are of one core that did other things too. Trained from a copy of the "
     "tree, so the commit is not recorded."
 )

@@ -13,8 +13,8 @@ from weightshare._table import render
 from weightshare.analysis.heat import draw_similarity
 from weightshare.depth.measure import Similarity
 from weightshare.errors import ConfigError
-from weightshare.experiments.results import Result, save_png
-from weightshare.experiments.shortest_paths import (
+from weightshare.experiments.studies.results import Result, save_png
+from weightshare.experiments.studies.shortest_paths import (
     FEW,
     PAPER,
     ROWS,
@@ -27,7 +27,7 @@ from weightshare.experiments.shortest_paths import (
     train,
     trained_model,
 )
-from weightshare.experiments.shortest_paths_picture import Runs, draw_distances, draw_marks, draw_phases
+from weightshare.experiments.studies.shortest_paths_picture import Runs, draw_distances, draw_marks, draw_phases
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.training.data.shortest_paths import Grids
 

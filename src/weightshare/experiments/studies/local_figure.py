@@ -19,8 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from weightshare._table import render
 from weightshare.analysis.pictures import COLOURS, INK, quiet
 from weightshare.errors import ConfigError
-from weightshare.experiments.local_cifar import PAPER, config
-from weightshare.experiments.results import save_png
+from weightshare.experiments.studies.local_cifar import PAPER, config
+from weightshare.experiments.studies.results import save_png
 from weightshare.files.atomic import write_json
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer

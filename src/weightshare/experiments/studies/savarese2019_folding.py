@@ -23,7 +23,7 @@ from weightshare.analysis.loops import draw_loops
 from weightshare.analysis.lsm import draw_evolution
 from weightshare.depth.fold import LoopPlan, plan_loops
 from weightshare.depth.lsm import layer_similarity, mean_similarity
-from weightshare.experiments.results import Result, save_png
+from weightshare.experiments.studies.results import Result, save_png
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.files.evolution import load_evolution
 from weightshare.training.data import Data

@@ -7,16 +7,16 @@ from typing import Any
 
 from weightshare._table import render
 from weightshare.analysis.pictures import draw_curves
-from weightshare.experiments.local_cifar import EARLY, PAPER, PUBLISHED, TABLE, WHOLE, config
-from weightshare.experiments.results import Result, save_png
-from weightshare.experiments.tested import config_of
+from weightshare.experiments.studies.local_cifar import EARLY, PAPER, PUBLISHED, TABLE, WHOLE, config
+from weightshare.experiments.studies.results import Result, save_png
+from weightshare.experiments.studies.tested import config_of
 from weightshare.files.atomic import read_json, write_json
 from weightshare.training.run import ENVIRONMENT, read_history, run
 from weightshare.training.snapshot import NOISE
 
 SOURCE = "Pogodin 2021, table 1, CIFAR-10"
 NOTES = (
-    "See experiments.local_cifar for what is reduced. JPEG copies of CIFAR-10. Trained from a copy of the tree, so the "
+    "See studies.local_cifar for what is reduced. JPEG copies of CIFAR-10. Trained from a copy of the tree, so the "
     "commit is not recorded; minutes are of cores that did other things too."
 )
 COLUMNS = ("row", "test (%)", "seeds", "training (%)", "noise within", "over positions", "paper (%)", "minutes")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from weightshare._table import render
 from weightshare.analysis.pictures import COLOURS, INK, draw_curves, quiet
-from weightshare.experiments.lin2022_cifar import (
+from weightshare.experiments.studies.lin2022_cifar import (
     ARMS,
     NOISES,
     NOISY,
@@ -19,8 +19,8 @@ from weightshare.experiments.lin2022_cifar import (
     name_of,
     row_of,
 )
-from weightshare.experiments.results import Result, compared, save_png
-from weightshare.experiments.tested import config_of, tested
+from weightshare.experiments.studies.results import Result, compared, save_png
+from weightshare.experiments.studies.tested import config_of, tested
 from weightshare.files.atomic import read_json, write_json
 from weightshare.training.data import load_data
 from weightshare.training.run import ENVIRONMENT, read_history, run
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOTES = (
-    "See experiments.lin2022_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
+    "See studies.lin2022_cifar for what is reduced. Accuracy on all test images, once, after training; stored "
     "numbers are of the whole network. Seconds are of one core that did other things too, those of the row that this "
     "one starts from included. The configuration is that of the first seed: each run has its own in prepare.seed and "
     "order_seed. Trained from a copy of the tree, so the commit is not recorded."

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from weightshare._table import render
 from weightshare.errors import TrainingError
-from weightshare.experiments.docstrings import sentences, versions
-from weightshare.experiments.minilm import (
+from weightshare.experiments.studies.docstrings import sentences, versions
+from weightshare.experiments.studies.minilm import (
     EQUAL,
     LEARN_FROM,
     MEASURE_ON,
@@ -35,7 +35,7 @@ from weightshare.experiments.minilm import (
     lessons,
     planned,
 )
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.results import Result
 from weightshare.files.atomic import read_json, write_json, write_text
 from weightshare.training.environment import environment
 from weightshare.training.workplace import at_work

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.regression_picture import draw_regression
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.regression_picture import draw_regression
+from weightshare.experiments.studies.results import Result
 from weightshare.files.atomic import replacing
 from weightshare.training.environment import environment
 from weightshare.values.refine import regress_clusters, regress_rewound

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from weightshare.analysis.pictures import COLOURS, INK
-from weightshare.experiments.regression_picture import LOOK
+from weightshare.experiments.studies.regression_picture import LOOK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from weightshare._table import render
 from weightshare.analysis.pictures import COLOURS, INK
 from weightshare.depth.search_space import staged_topologies
 from weightshare.errors import ConfigError
-from weightshare.experiments.regression_picture import LOOK
-from weightshare.experiments.results import save_png
+from weightshare.experiments.studies.regression_picture import LOOK
+from weightshare.experiments.studies.results import save_png
 from weightshare.files.atomic import write_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weightshare._table import render
 from weightshare.analysis.page import Section, Tile, plan_sections, render_page
 from weightshare.analysis.pictures import draw_curves, svg
-from weightshare.experiments.results import Result
+from weightshare.experiments.studies.results import Result
 from weightshare.files.atomic import read_json, write_text
 from weightshare.planning import Plan
 from weightshare.training.data import load_data

@@ -1,7 +1,7 @@
 """What came out of a sweep, as results to be committed: one for each configuration, a picture and a table.
 
 weightshare sweep examples/torus_sweep.yaml --out OUT
-python -m weightshare.experiments.sweep_results OUT torus
+python -m weightshare.experiments.studies.sweep_results OUT torus
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from weightshare._table import render
 from weightshare.analysis.comparison import SHARED, Configuration, answer, comparison_picture
 from weightshare.errors import TrainingError
-from weightshare.experiments.results import Result, save_png
+from weightshare.experiments.studies.results import Result, save_png
 from weightshare.files.atomic import read_json, write_text
 from weightshare.training.run import ENVIRONMENT
 from weightshare.training.sweep import compared, read_folder

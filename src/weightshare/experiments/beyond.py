@@ -1,0 +1,5 @@
+"""beyond."""
+
+from weightshare.experiments.table import Table
+
+TABLES: tuple[Table, ...] = ()
