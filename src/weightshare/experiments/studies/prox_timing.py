@@ -1,4 +1,4 @@
-"""How long one proximal map takes: the paper's three algorithms, ours, and scipy's, from a thousand weights to a million.
+"""How long one proximal map takes: the paper's three algorithms, ours, and scipy's, for up to a million weights.
 
 Each is measured in turn with our exact map, so that whatever else the machine does slows both: read the ratios rather
 than the seconds. No two measurements of a table are made at once, whatever the number of workers.
@@ -25,7 +25,7 @@ from weightshare.experiments.table import Found
 from weightshare.training.workplace import at_work
 from weightshare.values.binned import prox_pairwise_binned
 from weightshare.values.collisions import end_collisions, imminent_collisions, search_collisions
-from weightshare.values.prox import prox_path, prox_pairwise
+from weightshare.values.prox import prox_pairwise, prox_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,14 +70,17 @@ MANY = {"path": len(PATH)}
 """How many maps one call makes, where it is not one."""
 
 
-def prox_timing(method: str, size: str, drawn: str, rounds: int, device: str, seed: int, folder: Path) -> Outcome:
+def prox_timing(
+    method: str, size: str, drawn: str, rounds: int, least: float, device: str, seed: int, folder: Path
+) -> Outcome:
     """Measure one way to the proximal map, in turn with our exact one.
 
     Args:
         method: A key of `MAPS`.
         size: The name of the column.
         drawn: How many weights there are, as a key of `SIZES`; less than `size` says to try the code alone.
-        rounds: How often both are measured, after one round that is not counted.
+        rounds: How often both are measured at least, after one round that is not counted.
+        least: Seconds to go on measuring for at least: small problems are measured many times.
         device: Of the weights: `cpu`, or `auto` for a GPU where there is one.
         seed: Of the weights.
         folder: Where other measurements are waited for.
@@ -95,14 +98,18 @@ def prox_timing(method: str, size: str, drawn: str, rounds: int, device: str, se
     w = (SPREAD * torch.randn(SIZES[drawn], generator=torch.Generator().manual_seed(seed))).to(place)
     ours, theirs = MAPS["exact"], MAPS[method]
     off = float((theirs(w) - ours(w)).abs().max())
-    begun = time.perf_counter()
     with at_work(folder / "one-at-a-time", PATIENCE):
-        taken = [(_seconds(theirs, w) / MANY.get(method, 1), _seconds(ours, w)) for _ in range(rounds + 1)][1:]
+        begun = time.perf_counter()
+        taken: list[tuple[float, float]] = []
+        while len(taken) <= rounds or time.perf_counter() - begun < least:
+            taken.append((_seconds(theirs, w) / MANY.get(method, 1), _seconds(ours, w)))
+        spent = time.perf_counter() - begun
     metrics = {
-        f"{size}/seconds": statistics.median(mine for mine, _ in taken),
-        f"{size}/ratio": statistics.median(mine / other for mine, other in taken),
+        f"{size}/seconds": statistics.median(mine for mine, _ in taken[1:]),
+        f"{size}/ratio": statistics.median(mine / other for mine, other in taken[1:]),
     }
-    return Outcome(metrics, {"off": off, "threads": torch.get_num_threads()}, seconds=time.perf_counter() - begun)
+    numbers = {"off": off, "threads": torch.get_num_threads(), "rounds": len(taken) - 1}
+    return Outcome(metrics, numbers, seconds=spent)
 
 
 def _seconds(run: Callable[[Tensor], Tensor], w: Tensor) -> float:

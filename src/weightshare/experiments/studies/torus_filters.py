@@ -1,4 +1,4 @@
-"""What is read off a network that was trained on the torus: how far its weights share, and whether its filters are copies.
+"""What is read off a network trained on the torus: how far its weights share, and whether its filters are copies.
 
 The rows of the first layer are images of 14×14 positions on a torus. Of a convolution they are its kernels at each
 position, so every number here is what a perfect answer would have.
@@ -61,7 +61,7 @@ def shown_filters(settings: RunConfig) -> dict[str, list[float | None]]:
 
 
 def first_layer(settings: RunConfig, held: Mapping[str, Tensor]) -> Tensor:
-    """The first layer's rows as images `(units, side, side)`; with pixels shuffled they are put back in their places."""
+    """The first layer's rows as images `(units, side, side)`; shuffled pixels are put back in their places."""
     if "fc1.weight" in held:
         weight = held["fc1.weight"]
         side = int(weight.shape[1] ** 0.5)
