@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.studies.pogodin2021_tables import ACCURACY, IMAGENET, IMAGENET_RATES, RATES, SPREAD
+from weightshare.experiments.printed.pogodin2021 import ACCURACY, IMAGENET, IMAGENET_RATES, RATES, SPREAD
 from weightshare.training.data import Augment, Prepare, Split
 from weightshare.training.data.load import home
 from weightshare.training.localise import Localise, SleepPhase
@@ -217,7 +217,7 @@ def tuned(config: RunConfig, dataset: str, lr: float, weight_decay: float) -> Ru
     Args:
         config: The configuration of the row.
         dataset: One of `TASKS`.
-        lr: Of the grid; see `pogodin2021_tables.GRIDS`.
+        lr: Of the grid; see `printed.pogodin2021.GRIDS`.
         weight_decay: Likewise.
 
     Source: Pogodin 2021, sections 5, B.1 and B.2. Differs: the same number of images of each class is held out, the

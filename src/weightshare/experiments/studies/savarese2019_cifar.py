@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from weightshare.errors import ConfigError
+from weightshare.experiments.printed.savarese2019 import TABLES
 from weightshare.training.data import Augment, Prepare
 from weightshare.training.recipe import Recipe, RunConfig
 from weightshare.training.regularise import Regularise
@@ -63,28 +64,34 @@ class Row:
     like: tuple[str, float] | None = None
 
 
+def _like(row: str) -> tuple[str, float]:
+    """A row of the poster's table of CIFAR, as it is called there, and its error on CIFAR-10."""
+    return f"{row.upper().replace('WRN-', 'WRN ')}*", TABLES["cifar"][row]["cifar10/error"].number
+
+
 ROWS: dict[str, Row] = {
-    "wrn": Row(like=("WRN 28-10*", 3.89)),
-    "swrn-6": Row(templates=6, like=("SWRN 28-10*", 3.88)),
-    "swrn-2": Row(templates=2, like=("SWRN 28-10-2*", 3.75)),
+    "wrn": Row(like=_like("wrn-28-10")),
+    "swrn-6": Row(templates=6, like=_like("swrn-28-10")),
+    "swrn-2": Row(templates=2, like=_like("swrn-28-10-2")),
     "swrn-2-similar": Row(templates=2, strength=0.3),
     "swrn-2-similar-weak": Row(templates=2, strength=0.1),
-    "swrn-2-wide": Row(1.5, 2, like=("SWRN 28-14-2*", 3.69)),
+    "swrn-2-wide": Row(1.5, 2, like=_like("swrn-28-14-2")),
 }
 """The wide one stores about what the plain one does."""
 
+WITH_DROPOUT = [row for row in TABLES["cifar"] if "wrn" in row and not row.endswith("-plain")]
+WITH_CUTOUT = [row for row in TABLES["cutout"] if "wrn" in row]
+
+
+def _network(row: str) -> str:
+    """A network's name for `models.build`: `swrn:28/10/2`."""
+    kind, *sizes = row.split("-")
+    return f"{kind}:{'/'.join(sizes)}"
+
+
 POSTER: dict[str, tuple[str, bool, float]] = {
-    "wrn-28-10": ("wrn:28/10", False, 3.89),
-    "swrn-28-10": ("swrn:28/10", False, 3.88),
-    "swrn-28-10-2": ("swrn:28/10/2", False, 3.75),
-    "swrn-28-14": ("swrn:28/14", False, 3.67),
-    "swrn-28-14-2": ("swrn:28/14/2", False, 3.69),
-    "swrn-28-18": ("swrn:28/18", False, 3.48),
-    "swrn-28-18-2": ("swrn:28/18/2", False, 3.43),
-    "wrn-28-10-cutout": ("wrn:28/10", True, 3.08),
-    "swrn-28-6-2-cutout": ("swrn:28/6/2", True, 3.0),
-    "swrn-28-10-2-cutout": ("swrn:28/10/2", True, 2.69),
-    "swrn-28-14-2-cutout": ("swrn:28/14/2", True, 2.53),
+    **{row: (_network(row), False, TABLES["cifar"][row]["cifar10/error"].number) for row in WITH_DROPOUT},
+    **{f"{row}-cutout": (_network(row), True, TABLES["cutout"][row]["error"].number) for row in WITH_CUTOUT},
 }
 """The poster's networks with their error in percent on CIFAR-10, after 200 epochs, with dropout or with cutout."""
 
