@@ -14,7 +14,7 @@ from weightshare.depth.templates import Templates
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.experiments.printed import Printed, lin2022, pogodin2021, savarese2019, shakerinava2023, table
-from weightshare.experiments.savarese2019_cifar import POSTER
+from weightshare.experiments.studies.savarese2019_cifar import POSTER
 from weightshare.models import convmixer, wrn, wrn50
 from weightshare.models.by_name import import_timm
 from weightshare.models.wrn50 import BLOCKS
