@@ -8,11 +8,14 @@ where the paper's repeats take so many times longer, and test images are looked 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from weightshare.experiments.jobs import Scale, Training
 from weightshare.experiments.studies import pogodin2021_protocol as paper
+from weightshare.experiments.studies.divergence import EVERY, STEPS, Divergence
+from weightshare.experiments.studies.divergence import RATES as RATES_OF_FIGURE_6
 from weightshare.training.recipe import RunConfig
 from weightshare.training.run import trained
 
@@ -97,3 +100,15 @@ def measured_on(made: RunConfig) -> tuple[Any, Any]:
     model, data = trained(made.out)
     device = Fabric(accelerator=made.device, devices=1).device
     return model.to(device), data.to(device).test
+
+
+def divergence(row: str, column: str, scale: Scale) -> Divergence:
+    """The training of a row of figure 6: `lc-ws10` at a rate of its own."""
+
+    def settings(seed: int, runs: Path) -> RunConfig:
+        made = paper.config("lc-ws10", "cifar10", 4, seed, runs)
+        return replace(made, train=replace(made.train, lr=RATES_OF_FIGURE_6[row]))
+
+    fewer = deltas("lc-ws10", "cifar10", 4, scale)
+    kept = {key: value for key, value in fewer.items() if key not in ("train.lr", "train.epochs")}
+    return Divergence(settings, row, column, kept, steps=STEPS if scale != "smoke" else EVERY + 2)
