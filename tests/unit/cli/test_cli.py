@@ -210,7 +210,7 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "stride=3"), "stride"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "dropout=5"), "dropout"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "classes=["), "--model-arg 'classes=['"),
-        (("train", "convmixer:16/4/2/3", "--data", "imagenet"), "data='imagenet' is not known"),
+        (("train", "convmixer:16/4/2/3", "--data", "imagnet"), "data='imagnet' is not known: did you mean 'imagenet'"),
         (("report", "no-such-run"), "is no run directory"),
         (("fold", "no-such-run"), "is no run directory"),
     ],

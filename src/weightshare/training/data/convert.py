@@ -8,6 +8,7 @@ from weightshare.errors import ConfigError
 from weightshare.files.atomic import replacing
 from weightshare.training.data.listed import decoded
 from weightshare.training.data.load import load_data
+from weightshare.training.data.room import telling_room
 from weightshare.training.data.split import Data, InMemory
 
 
@@ -25,12 +26,13 @@ def convert(source: str, out: str | Path, data_dir: str | Path | None = None, si
 
     Raises:
         ConfigError: If `out` ends otherwise, or the source is not known or not there.
-        FileError: If the source is damaged or `out` cannot be written.
+        FileError: If the source is damaged, `out` cannot be written, or there is no room for it.
     """
     if Path(out).suffix != ".npz":
         raise ConfigError(f"Cannot write the data set to '{out}': the name must end in .npz.")
     arrays = _arrays(source, data_dir, size)
-    with replacing(out) as temporary, open(temporary, "wb") as file:
+    size = sum(array.nbytes for array in arrays.values())
+    with telling_room(Path(out), size, "up to "), replacing(out) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # each keyword is an entry
     del arrays  # before there is a second set in memory
     return load_data(str(out))

@@ -8,15 +8,20 @@ FIRST = 5
 """How many are named."""
 
 
-def named(names: Iterable[object]) -> str:
+def named(names: Iterable[object], count: int | None = None) -> str:
     """The first few, and how many more there are.
 
+    Args:
+        names: All of them, or at least the first few.
+        count: How many there are, if not all are given.
+
     Example:
-        >>> named("abc"), named(range(9))
-        ('a, b, c', '0, 1, 2, 3, 4 and 4 more')
+        >>> named("abc"), named(range(9)), named(range(9), 1200)
+        ('a, b, c', '0, 1, 2, 3, 4 and 4 more', '0, 1, 2, 3, 4 and 1,195 more')
     """
     told = [str(name) for name in names]
-    more = f" and {len(told) - FIRST:,} more" if len(told) > FIRST else ""
+    count = len(told) if count is None else count
+    more = f" and {count - FIRST:,} more" if count > FIRST else ""
     return ", ".join(told[:FIRST]) + more
 
 
