@@ -90,8 +90,15 @@ def test_tests_and_modules_that_it_names_are_there(page):
     folders = "space|values|depth|kernels|experiments|analysis|training"
     named = re.findall(rf"`(?:weightshare\.)?((?:{folders})\.[a-z_0-9]+)", PAGES[page])
     assert len(named) > 5
-    source = ROOT / "src" / "weightshare"
-    assert [name for name in named if not (source / f"{name.replace('.', '/')}.py").is_file()] == []
+    paths = [ROOT / "src" / "weightshare" / name.replace(".", "/") for name in named]
+    assert [path for path in paths if not path.with_suffix(".py").is_file() and not path.is_dir()] == []
+
+
+def test_modules_of_data_that_the_page_names_are_there():
+    named = re.findall(r"`training\.data\.([a-z_]+)`", PAGES["data"])
+    assert len(named) > 5
+    source = ROOT / "src" / "weightshare" / "training" / "data"
+    assert [name for name in named if not (source / f"{name}.py").is_file()] == []
 
 
 @every_page
