@@ -1,4 +1,4 @@
-"""Training ResNet-20 as the rows `conv` and `lc` of `experiments.pogodin2021` do, against a bare script, in turn.
+"""Training ResNet-20 as the rows `conv` and `lc` of `experiments.studies.pogodin2021_protocol` do, against a bare script, in turn.
 
 | ours | over | goal, images a second |
 |---|---|---|

@@ -6,8 +6,9 @@ python docs/refresh_data.py
 import json
 from pathlib import Path
 
-from weightshare._table import render
 from weightshare.experiments.results import filled as with_blocks
+
+from weightshare._table import render
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "data.md"

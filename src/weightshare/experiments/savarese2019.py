@@ -1,7 +1,7 @@
 """Savarese 2019, learning implicitly recurrent CNNs through parameter sharing: the tables and figures of the poster."""
 
 from weightshare.experiments.printed import savarese2019 as printed
-from weightshare.experiments.studies.savarese2019_cifar import BESIDE, CIFAR, SIZE, beside, cifar
+from weightshare.experiments.studies.savarese2019_cifar import CIFAR, SIZE, cifar
 from weightshare.experiments.studies.shortest_paths_table import METRICS, TITLES, paths
 from weightshare.experiments.table import Metric, Table, single
 

@@ -36,7 +36,7 @@ from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
 from weightshare.space.lowrank import LowRank
 from weightshare.surgery.count import macs
-from weightshare.training.data import Augment, Data, Prepare, load_data
+from weightshare.training.data import Augment, Prepare, load_data
 from weightshare.training.localise import SleepPhase
 from weightshare.training.loop import evaluate
 from weightshare.training.recipe import Recipe, RunConfig
