@@ -158,6 +158,18 @@ def reproduce(
     print(text_table(asked, kept(results, asked, request.folder, version("weightshare")).found))
 
 
+@app.command()
+def site(
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("site"),
+) -> None:
+    """Write pages from results: each table and figure beside its paper, trade-offs, how to make each again."""
+    from weightshare.experiments.site import build
+
+    pages = build(results, out, version("weightshare"))
+    print(f"{len(pages)} pages. Open {pages[0]}")
+
+
 def _listed(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
