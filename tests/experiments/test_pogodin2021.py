@@ -43,7 +43,7 @@ def test_every_setting_was_one_of_the_grid():
 
 @pytest.mark.parametrize(("row", "dataset", "padding"), CELLS, ids=lambda part: str(part))
 def test_every_cell_is_a_configuration(row, dataset, padding):
-    config = paper.config(row, dataset, padding, seed=3, out="runs", data_dir="sets")
+    config = paper.config(row, dataset, padding, seed=3, out="runs")
     assert (config.train.epochs, config.train.schedule, config.train.milestones) == (200, "step", [0.5, 0.75])
     assert config.train.batch_size == (256 if dataset == "imagenet" else 512)
     assert (config.train.warmup, config.train.clip, config.precision) == (0.0, None, "16-mixed")
@@ -58,12 +58,12 @@ def test_every_cell_is_a_configuration(row, dataset, padding):
     [
         ("cifar10", 0, Augment(), Prepare(), "cifar10"),
         ("cifar100", 8, Augment(crop=8, pad="mean"), Prepare(), "cifar100"),
-        ("tiny-imagenet", 4, Augment(), Prepare(cut=48, margin=4, normalise="imagenet"), "sets/tiny-imagenet-200"),
-        ("imagenet", None, Augment(flip=True), Prepare(cut=224, margin=None, normalise="imagenet"), "sets/imagenet"),
+        ("tiny-imagenet", 4, Augment(), Prepare(cut=48, margin=4, normalise="imagenet"), "tiny-imagenet"),
+        ("imagenet", None, Augment(flip=True), Prepare(cut=224, margin=None, normalise="imagenet"), "imagenet"),
     ],
 )
 def test_what_is_done_to_images(dataset, padding, augment, prepare, source):
-    config = paper.config("conv", dataset, padding, seed=0, out="runs", data_dir="sets")
+    config = paper.config("conv", dataset, padding, seed=0, out="runs")
     assert (config.train.augment, config.prepare, config.data) == (augment, prepare, source)
     assert config.image_size == (256 if dataset == "imagenet" else None)
 
@@ -114,7 +114,7 @@ def test_cells_that_the_paper_does_not_have(row, dataset, padding, said):
 
 def test_a_convolutional_cell_trains(tmp_path):
     """The first row of table 4 on digits, three epochs: the schedule, the borders and the network go together."""
-    config = paper.config("conv", "cifar10", 4, 0, tmp_path, data="digits")
+    config = replace(paper.config("conv", "cifar10", 4, 0, tmp_path), data="digits")
     short = replace(config.train, epochs=3, batch_size=32)
     summary = run(replace(config, model="resnet20:5/7/11", train=short, device="cpu", precision="bf16-mixed"))
     assert summary["accuracy"] > 0.15  # 22 %; a tenth is chance

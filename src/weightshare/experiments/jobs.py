@@ -165,6 +165,7 @@ class Training(Job):
         deltas: By a dotted key of the configuration (`train.epochs`) what is set instead of the paper's value.
         measure: What is read off a finished run: metrics, in the unit in which they are printed.
         curves: Columns of the run's history that a picture needs.
+        pictured: What a picture needs besides, read off a finished run: by name, numbers. Nothing if there is nothing.
     """
 
     settings: Callable[[int, Path], RunConfig]
@@ -173,6 +174,7 @@ class Training(Job):
     deltas: Mapping[str, Any] = field(default_factory=dict)
     measure: Callable[[RunConfig, Mapping[str, Any]], Mapping[str, float]] = accuracy
     curves: Sequence[str] = ("train_accuracy", "test_accuracy")
+    pictured: Callable[[RunConfig], Mapping[str, Sequence[float | None]]] | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -214,7 +216,10 @@ class Training(Job):
         if summary is None:
             return Outcome({}, {"diverged": 1}, {}, cost["seconds"], named, machine)
         history = read_history(settings.out)
-        curves = {key: [round(row[key], 6) for row in history] for key in self.curves if key in history[0]}
+        curves: dict[str, Sequence[float | None]] = {
+            key: [round(row[key], 6) for row in history] for key in self.curves if key in history[0]
+        }
+        curves |= self.pictured(settings) if self.pictured else {}
         numbers = {"stored": summary["stored"], "images_per_second": round(summary["images_per_second"], 1)}
         return Outcome(metrics, numbers, curves, summary["training_seconds"], named, machine)
 

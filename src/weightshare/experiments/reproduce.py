@@ -27,7 +27,7 @@ from weightshare.experiments.papers import holder, table_named
 from weightshare.experiments.table import Table, checked_scale
 from weightshare.training.environment import environment
 from weightshare.training.progress import progress
-from weightshare.training.workplace import at_work
+from weightshare.training.workplace import Stopped, at_work
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,9 @@ def job_of(table: Table, row: str, column: str, scale: Scale, deltas: Mapping[st
         return job
     if not isinstance(job, Training):
         raise ConfigError(f"{table.name} is no table of trainings: deltas do not fit it.")
-    return replace(job, deltas={**job.deltas, **deltas})
+    changed = replace(job, deltas={**job.deltas, **deltas})
+    changed.resolved(0, Place(Path("runs")))  # a key that does not exist is told before anything runs
+    return changed
 
 
 def work(task: Task) -> dict[int, Outcome]:
@@ -188,11 +190,13 @@ def _carry_out(
         if workers == 1:
             for task in tasks:
                 try:
-                    keep(task, work(task))
-                except (SharingError, FloatingPointError) as error:
-                    if hasattr(error, "asked"):  # a `Stopped`
-                        raise
+                    outcomes = work(task)
+                except Stopped:
+                    raise
+                except SharingError as error:
                     failed.append(f"{task.label}: {error}")
+                else:
+                    keep(task, outcomes)  # where this fails, everything else would
         else:
             failed = _in_parallel(table, tasks, workers, keep)
     if failed:
@@ -221,17 +225,19 @@ def _in_parallel(
                 for done in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     task = running.pop(done)
                     try:
-                        keep(task, done.result())
+                        outcomes = done.result()
                     except BrokenProcessPool as error:
                         raise TrainingError(
                             "A worker died: killed by the system, perhaps for want of memory; try fewer workers. What "
                             "was done is kept: go on with the same command."
                         ) from error
+                    except Stopped:
+                        raise
                     except SharingError as error:
-                        if hasattr(error, "asked"):
-                            raise
                         failed.append(f"{task.label}: {error}")
                         bad.add(task)
+                    else:
+                        keep(task, outcomes)
         except BaseException:  # also when asked to stop: runs under way keep their state
             for process in list((pool._processes or {}).values()):
                 if process.is_alive() and process.pid is not None:
