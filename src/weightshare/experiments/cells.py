@@ -163,7 +163,7 @@ def counted(path: Path, job: Job, version: str) -> tuple[dict[int, Outcome], dic
         cell = Cell.read(path)
     except FileError as error:
         return {}, {}, str(error)
-    if cell.config != job.config:
+    if not job.agrees(cell.config):
         return {}, {}, f"of another protocol: {_difference(cell.config, job.config)}"
     reasons = {seed: Source.of(one.environment).refused(version) for seed, one in cell.outcomes.items()}
     outcomes = {seed: one for seed, one in cell.outcomes.items() if not reasons[seed]}

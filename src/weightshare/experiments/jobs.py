@@ -81,6 +81,10 @@ class Job(ABC):
     def config(self) -> dict[str, Any]:
         """All that the numbers depend on but the seed, as JSON has it. A result of another `config` is no result."""
 
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        """Whether a result of that protocol is one of this job's, too."""
+        return held == self.config
+
     @property
     def changed(self) -> dict[str, Any]:
         """What differs from the paper's protocol, by name."""
@@ -180,9 +184,22 @@ class Training(Job):
     def config(self) -> dict[str, Any]:
         made = self.resolved(0, Place(Path("runs")))
         values = {key: value for key, value in asdict(made).items() if key not in ELSEWHERE}
+        del values["train"]["fused"]  # equal up to rounding
         values["data"] = self.settings(0, Path("runs")).data if "data" not in self.deltas else self.deltas["data"]
         values["starts_from_a_run"] = made.init is not None
         return plain(values)
+
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        """As `Job.agrees`; what a configuration did not have yet, when a result was made, is what it is by default."""
+        own = {"starts_from_a_run": held.get("starts_from_a_run")}
+        try:
+            full = asdict(strict(RunConfig, {key: value for key, value in held.items() if key not in own}))
+        except (ConfigError, TypeError):  # something that a configuration has no more
+            return False
+        del full["train"]["fused"]
+        return (
+            plain({key: value for key, value in full.items() if key not in ELSEWHERE - {"data"}} | own) == self.config
+        )
 
     @property
     def changed(self) -> dict[str, Any]:

@@ -288,7 +288,7 @@ def _missing(folder: Path, cell: Cell, job: Job, seeds: Sequence[int], source: S
     path = _path(folder, cell, source)
     if source.dirty:
         held = Cell.read(path) if path.is_file() else None
-        return [seed for seed in seeds if held is None or held.config != job.config or seed not in held.outcomes]
+        return [seed for seed in seeds if held is None or not job.agrees(held.config) or seed not in held.outcomes]
     if not path.is_file():
         return list(seeds)
     outcomes, _, why = counted(path, job, source.version)
@@ -306,7 +306,7 @@ def _write(
     cell = Cell(table.name, task.row, task.column, request.folder, job.config, job.changed)
     path = _path(folder, cell, source)
     held = Cell.read(path) if path.is_file() else cell
-    cell.outcomes = {**(held.outcomes if held.config == job.config else {}), **outcomes}
+    cell.outcomes = {**(held.outcomes if job.agrees(held.config) else {}), **outcomes}
     cell.write(path)
 
 

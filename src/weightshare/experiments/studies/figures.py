@@ -7,7 +7,6 @@ from typing import Any
 
 from weightshare.errors import ConfigError
 from weightshare.experiments.studies.local_figure import draw_divergence
-from weightshare.experiments.studies.search_space import draw_search_space
 from weightshare.experiments.studies.shortest_paths_results import FIGURES as PATHS
 from weightshare.experiments.studies.sleep_theory import FIGURES as SLEEPS
 from weightshare.experiments.studies.sleep_theory import draw_figure
@@ -18,7 +17,6 @@ Draw = Callable[..., tuple[str, Path]]
 FIGURES: Mapping[str, Draw] = {
     **{name: partial(draw_figure, name) for name in SLEEPS},
     "6": draw_divergence,
-    "search-space": draw_search_space,
     **PATHS,
 }
 

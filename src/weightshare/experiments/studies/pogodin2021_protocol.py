@@ -29,7 +29,7 @@ from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.recipe import Recipe, RunConfig
 
 PAPER = "pogodin2021"
-RECIPE = Recipe(epochs=200, batch_size=512, warmup=0.0, clip=None, schedule="step")
+RECIPE = Recipe(epochs=200, batch_size=512, warmup=0.0, clip=None, schedule="step", fused=True)
 
 
 @dataclass(frozen=True)

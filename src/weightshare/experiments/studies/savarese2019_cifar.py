@@ -107,6 +107,7 @@ WIDTHS_BESIDE: Mapping[Scale, Mapping[int, float]] = {
 DEPTHS: Mapping[Scale, int] = {"smoke": 16, "small": DEPTH, "paper": DEPTH}
 DIGITS: Mapping[str, Any] = {
     "data": "digits",
+    "precision": "32-true",
     "prepare.fraction": 0.25,
     "model_args.depth": DEPTHS["smoke"],
     "train.epochs": 1,
