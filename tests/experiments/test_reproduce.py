@@ -21,7 +21,7 @@ from weightshare.experiments.cells import Cell, Source
 from weightshare.experiments.jobs import Calculation, Outcome, Place, Training, with_deltas
 from weightshare.experiments.papers import kept, states
 from weightshare.experiments.printed import Printed
-from weightshare.experiments.reproduce import Request, reproduce
+from weightshare.experiments.reproduce import Request, found_of, reproduce
 from weightshare.experiments.table import Metric, Table, no_job, single
 from weightshare.experiments.view import text_table, values
 from weightshare.training.environment import environment
@@ -158,6 +158,8 @@ def test_own_deltas_have_a_folder_of_their_own(table, request_of):
     cell = Cell.read(asked.results / "made/up/smoke+fast/trained.json")
     assert cell.changed["train.lr"] == 0.5
     assert not found(asked, table).found
+    own = found_of(asked, weightshare.__version__)
+    assert own["trained", ""][0].metrics == cell.outcomes[0].metrics
     with pytest.raises(ConfigError, match="no table of trainings"):
         reproduce(request_of(rows=["low"], deltas={"train.lr": 0.5}, name="fast"), quiet)
     with pytest.raises(ConfigError, match=r"did you mean 'train\.lr'"):

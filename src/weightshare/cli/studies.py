@@ -128,8 +128,8 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of run directories.")] = Path("runs/reproduce"),
 ) -> None:
     """Make what is missing of a table or figure, and print it beside the paper's numbers; once stopped, it goes on."""
-    from weightshare.experiments.papers import kept, table_named
-    from weightshare.experiments.reproduce import Request
+    from weightshare.experiments.papers import table_named
+    from weightshare.experiments.reproduce import Request, found_of
     from weightshare.experiments.reproduce import reproduce as make
     from weightshare.experiments.table import checked_scale
     from weightshare.experiments.view import text_table
@@ -154,8 +154,19 @@ def reproduce(
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"Stopped: what was done is kept. Go on with the same command. ({stop})", file=sys.stderr)
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
-    asked = table_named(table)
-    print(text_table(asked, kept(results, asked, request.folder, version("weightshare")).found))
+    print(text_table(table_named(table), found_of(request, version("weightshare"))))
+
+
+@app.command()
+def site(
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("site"),
+) -> None:
+    """Write pages from results: each table and figure beside its paper, trade-offs, how to make each again."""
+    from weightshare.experiments.site import build
+
+    pages = build(results, out, version("weightshare"))
+    print(f"{len(pages)} pages. Open {pages[0]}")
 
 
 def _listed(text: str | None) -> list[str] | None:

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from weightshare.errors import ConfigError, SharingError, TrainingError
-from weightshare.experiments.cells import APART, VARIANT, Cell, Source, counted, folder_of, put_apart
+from weightshare.experiments.cells import APART, VARIANT, Cell, Source, counted, folder_of, load, put_apart
 from weightshare.experiments.jobs import Job, Outcome, Place, Scale, Training
-from weightshare.experiments.papers import holder, table_named
-from weightshare.experiments.table import Table, checked_scale
+from weightshare.experiments.papers import holder, kept, table_named
+from weightshare.experiments.table import Found, Table, checked_scale
 from weightshare.training.environment import environment
 from weightshare.training.progress import progress
 from weightshare.training.workplace import Stopped, at_work
@@ -149,6 +149,22 @@ def reproduce(request: Request, echo: Callable[[str], None] = print) -> Table:
             echo("The package's files have changes that are in no commit: results are kept apart.")
         _carry_out(table, tasks, request, folder, source, echo)
     return table
+
+
+def found_of(request: Request, version: str) -> Found:
+    """What is there of what a request asks for, and counts; with somebody's own deltas, the results of these.
+
+    Args:
+        request: What was asked for.
+        version: Of the package: results of another one do not count.
+    """
+    table = table_named(request.table)
+    if not request.deltas:
+        return kept(request.results, table, request.scale, version).found
+    held = holder(table)
+    own = replace(held, job=lambda row, column, scale: job_of(held, row, column, scale, request.deltas))
+    found = load(request.results, own, request.scale, version, request.folder).found
+    return {cell: found[cell] for cell in table.cells if cell in found}
 
 
 def job_of(table: Table, row: str, column: str, scale: Scale, deltas: Mapping[str, Any] | None = None) -> Job:
