@@ -1,8 +1,11 @@
 """The figures of the sleep in small: curves come to theory, and say what came out."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from weightshare.experiments.jobs import Place
 from weightshare.experiments.papers import table_named
 from weightshare.experiments.studies.sleep_theory import (
     NEURONS,
@@ -106,9 +109,7 @@ def whole(key):
     """The means over the runs of all rows of a figure, as the paper has it."""
     table, means = table_named(f"pogodin2021/{key}"), {}
     for row, column in table.cells:
-        outcomes = table.job(row, column, "paper").function(
-            seeds=range(10), **table.job(row, column, "paper").arguments
-        )
+        outcomes = table.job(row, column, "paper").work(range(10), Place(Path("runs")))
         names = next(iter(outcomes.values())).metrics
         means[row] = {name: sum(one.metrics[name] for one in outcomes.values()) / 10 for name in names}
         means[row]["presented"] = sum(one.numbers["presented"] for one in outcomes.values()) / 10
