@@ -70,7 +70,7 @@ def figure(
     name: Annotated[
         str,
         typer.Argument(
-            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022; shortest-paths or "
+            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; shortest-paths or "
             "shortest-paths-few, of Savarese 2019."
         ),
     ],
