@@ -152,8 +152,11 @@ class TemplateBank(Bank):
         """What `.to()` and its like do to every tensor, to templates as one row each.
 
         Their own shape has a dimension more than a weight's: `.to(memory_format=torch.channels_last)` could not do it.
+        A codebook that they read has one dimension.
         """
-        return super()._apply(lambda tensor: fn(tensor.flatten(1)).reshape(tensor.shape), recurse)
+        return super()._apply(
+            lambda tensor: fn(tensor.flatten(1)).reshape(tensor.shape) if tensor.ndim > 1 else fn(tensor), recurse
+        )
 
     def own_names(self) -> set[str]:
         """The coefficients."""

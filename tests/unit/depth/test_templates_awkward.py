@@ -129,6 +129,16 @@ def test_convolutions_move_to_channels_last() -> None:
     ]
 
 
+def test_templates_that_read_a_codebook_move_too() -> None:
+    model = nn.Sequential(*(nn.Conv2d(5, 5, 3, padding=1) for _ in range(3)))
+    shared(model)
+    ws.share_(model, ws.Codebook(13), "*templates")
+    x = torch.randn(2, 5, 7, 7)
+    wanted = model(x)
+    torch.testing.assert_close(model.to(memory_format=torch.channels_last)(x), wanted)
+    assert model.double()(x.double()).dtype == torch.float64
+
+
 def test_a_loop_that_grows_runs_all_that_it_holds() -> None:
     model = shared(nn.Sequential(*(nn.Linear(5, 5) for _ in range(4))), 1.0)
     folded = plan_loops(model).fold(model)
