@@ -94,9 +94,9 @@ TABLES = (
         job=imagenet,
         printed=printed.TABLES["imagenet"],
         protocol={
-            "smoke": "Digits, one epoch, width 1.",
-            "small": "Width 1, images of 32×32 pixels, 2 % of the training images, a tenth of which are measured on, "
-            "2 epochs: it runs all of it, and is too small to compare the rows.",
+            "smoke": "Digits, one epoch, WRN-16-1 and SWRN-16-1.",
+            "small": "Width 1, images of 32×32 pixels, 1 % of the training images, a tenth of which are measured on, 1 "
+            "epoch: it runs all of it, and is too small to compare the rows.",
             "paper": "The poster tells no schedule: 90 epochs of SGD, as ResNet-50 is usually trained, with squares "
             "cut at random places, not scales. bfloat16 in products and norms.",
         },

@@ -14,7 +14,8 @@ import torch
 
 from weightshare.depth.templates import Templates
 from weightshare.experiments.jobs import Calculation, Job, Outcome, Scale, Training
-from weightshare.experiments.studies.savarese2019_cifar import CURVES, DIGITS, SIZE
+from weightshare.experiments.studies.savarese2019_cifar import CURVES, DEPTHS, DIGITS, SIZE
+from weightshare.experiments.studies.savarese2019_cifar import counted as counted_wrn
 from weightshare.models.wrn50 import BLOCKS, wrn50
 from weightshare.training.data import Augment, Prepare
 from weightshare.training.data.split import Split
@@ -45,32 +46,43 @@ PROTOCOL = Recipe(
 )
 WIDTHS: Mapping[Scale, int] = {"smoke": 1, "small": 1, "paper": 2}
 WHOLE: Mapping[str, Any] = {"image_size": None, "prepare.cut": None, "prepare.margin": 0, "prepare.normalise": "data"}
-DELTAS: Mapping[Scale, Mapping[str, Any]] = {
-    "smoke": {**WHOLE, **DIGITS, "prepare.fraction": 0.1},
-    "small": {
-        **WHOLE,
-        "image_size": 32,
-        "prepare.fraction": 0.02,
-        "prepare.validation": 0.1,
-        "train.epochs": 2,
-        "train.batch_size": 64,
-        "train.lr": 0.025,
-        "train.augment.crop": 4,
-        "precision": "32-true",
-    },
-    "paper": {},
+"""Images as they are."""
+SMOKE: Mapping[str, Any] = {"depth": DEPTHS["smoke"], "width": WIDTHS["smoke"]}
+"""Of the network that stands in at `smoke`: none of ResNet-50's depth is small."""
+SMOKE_DIGITS = {key: value for key, value in DIGITS.items() if key != "model_args.depth"}
+SMALL: Mapping[str, Any] = {
+    **WHOLE,
+    "image_size": 32,
+    "prepare.fraction": 0.01,
+    "prepare.validation": 0.1,
+    "train.epochs": 1,
+    "train.batch_size": 64,
+    "train.lr": 0.025,
+    "train.augment.crop": 4,
+    "precision": "32-true",
+    "model_args.width": WIDTHS["small"],
 }
 
 
 def imagenet(row: str, column: str, scale: Scale) -> Job:
     """The work of a row: parameters are counted, `imagenet` is a training."""
+    shared = row.startswith("s")
     if column == SIZE:
-        shared = row.startswith("s")
-        arguments = {"width": WIDTHS[scale], "shared": shared}
-        return Calculation(counted, arguments, {"width": WIDTHS["paper"], "shared": shared}, together=True)
-    deltas = {**DELTAS[scale], "model_args.width": WIDTHS[scale]}
-    deltas = {key: value for key, value in deltas.items() if key != "model_args.depth"}
-    return Training(partial(settings, row), row, column, deltas, errors, CURVES)
+        if scale == "smoke":
+            return Calculation(counted_wrn, {**SMOKE, "templates": 0 if shared else None}, together=True)
+        whole = {"width": WIDTHS["paper"], "shared": shared}
+        return Calculation(counted, {**whole, "width": WIDTHS[scale]}, whole, together=True)
+    deltas: Mapping[Scale, Mapping[str, Any]] = {
+        "smoke": {
+            **WHOLE,
+            **SMOKE_DIGITS,
+            "model": f"weightshare.models:{'swrn' if shared else 'wrn'}",
+            "model_args": SMOKE,
+        },
+        "small": SMALL,
+        "paper": {},
+    }
+    return Training(partial(settings, row), row, column, deltas[scale], errors, CURVES)
 
 
 def settings(row: str, seed: int, runs: Path) -> RunConfig:

@@ -20,6 +20,8 @@ FREE, OBSTACLE, QUERY, PATH, EXTRA = "#f2f3f5", "#8d939c", "#d2762a", "#2f6fb4",
 MISSED = "#a9c8e8"
 FRESH = "-fresh"
 """The end of the names of rows that see new grids in each step; they are drawn apart."""
+COLOUR = dict(zip(("plain", "templates-4", "templates-4-lsm0.01"), COLOURS, strict=False))
+"""By row, without that end."""
 PIXELS = ".#*Q"
 """What a pixel is, by its number in curves named `truth@DISTANCE`: free, an obstacle, on a shortest path, an end."""
 Runs = Mapping[str, Mapping[int, Outcome]]
@@ -55,7 +57,10 @@ def draw_paths(found: Found) -> "Figure":
             axes.grid(color=INK, alpha=0.25, lw=0.6)
             quiet(axes)
         panels[0].set_ylabel("IoU of the path")
-        panels[0].legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower right")
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines() if line.get_label() in COLOUR}
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False, labelcolor=INK
+    )
     return figure
 
 
@@ -105,11 +110,11 @@ def _phases(axes: "Axes", runs: Runs) -> None:
     """Scores over steps, phase by phase, with a line where the next one starts."""
     curves = next(iter(next(iter(runs.values())).values())).curves
     steps, phases = curves["step"], curves["phase"]
-    for (row, outcomes), colour in zip(runs.items(), COLOURS, strict=False):
+    for row, outcomes in runs.items():
         for phase in sorted({*phases}):
             at = [place for place, one in enumerate(phases) if one == phase]
             of_seeds = [[one.curves["iou"][place] for place in at] for one in outcomes.values()]
-            _line(axes, [steps[place] for place in at], of_seeds, colour, row if phase == 0 else None)
+            _line(axes, [steps[place] for place in at], of_seeds, row)
     for place, phase in enumerate(phases):
         if place and phase != phases[place - 1]:
             axes.axvline(steps[place], color=INK, lw=0.8, ls=":")
@@ -118,9 +123,9 @@ def _phases(axes: "Axes", runs: Runs) -> None:
 
 def _distances(axes: "Axes", runs: Runs, key: str) -> None:
     """Scores over the distance of the query points, shaded where it was trained on."""
-    for (row, outcomes), colour in zip(runs.items(), COLOURS, strict=False):
+    for row, outcomes in runs.items():
         first = next(iter(outcomes.values())).curves
-        _line(axes, first[key], [one.curves[f"{key}_iou"] for one in outcomes.values()], colour, row)
+        _line(axes, first[key], [one.curves[f"{key}_iou"] for one in outcomes.values()], row)
     axes.axvspan(0.5, _trained(first) + 0.5, color=INK, alpha=0.12, lw=0)
     axes.set_xlabel("distance (shaded: trained on)")
 
@@ -159,12 +164,12 @@ def _pixels(truth: Sequence[str], marks: Sequence[str]) -> list[list[tuple[float
     ]
 
 
-def _line(axes: "Axes", x: Sequence[Any], of_seeds: Sequence[Sequence[Any]], colour: str, name: str | None) -> None:
+def _line(axes: "Axes", x: Sequence[Any], of_seeds: Sequence[Sequence[Any]], row: str) -> None:
     """The mean over seeds, and a band of its standard error."""
-    columns = list(zip(*of_seeds, strict=True))
+    columns, name = list(zip(*of_seeds, strict=True)), row.removesuffix(FRESH)
     means = [statistics.fmean(values) for values in columns]
     errors = [statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0 for values in columns]
-    axes.plot(x, means, color=colour, lw=1.4, marker=".", markersize=3, label=name)
+    axes.plot(x, means, color=COLOUR[name], lw=1.4, marker=".", markersize=3, label=name)
     low = [mean - error for mean, error in zip(means, errors, strict=True)]
     high = [mean + error for mean, error in zip(means, errors, strict=True)]
-    axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+    axes.fill_between(x, low, high, color=COLOUR[name], alpha=0.2, lw=0)

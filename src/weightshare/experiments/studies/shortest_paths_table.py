@@ -46,11 +46,11 @@ SIZES: Mapping[Scale, tuple[Mapping[str, Any], Task, Schedule]] = {
 METRICS = {
     "params": Metric("parameters", "thousand", "low", 1),
     "adaptation": Metric("IoU right after a change of phase"),
-    "phases": Metric("IoU through all phases but the first"),
+    "phases": Metric("IoU through phases 2 to 4"),
     **{f"phase{number}": Metric(f"IoU at the end of phase {number}") for number in (1, 2, 3, 4)},
-    "trained": Metric("IoU in the end, distances of training"),
+    "trained": Metric("IoU in the end, trained distances"),
     "beyond": Metric("IoU in the end, longer distances"),
-    "larger": Metric("IoU in the end, longer distances on larger grids"),
+    "larger": Metric("IoU in the end, longer, larger grids"),
     "similarity": Metric("mean of the layer similarity matrix", "", "", 3),
 }
 
