@@ -17,6 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from weightshare.analysis.pictures import COLOURS, INK, quiet
+from weightshare.errors import ConfigError
 from weightshare.experiments.jobs import Outcome, Place, Training, measured
 from weightshare.experiments.table import Found
 from weightshare.space.lattice import Lattice
@@ -65,6 +66,9 @@ def diverging(settings: RunConfig, steps: int) -> Mapping[str, list[float | None
     Args:
         settings: The training; its learning rate stays what it is.
         steps: How many.
+
+    Raises:
+        ConfigError: If there are too few images.
     """
     data = _enough(settings, steps)
     model, _ = prepared(settings, data)
@@ -89,9 +93,11 @@ def diverging(settings: RunConfig, steps: int) -> Mapping[str, list[float | None
 
 
 def _enough(settings: RunConfig, steps: int) -> Data:
-    """As many images of every class as the steps need, so that one epoch is all of them."""
+    """As many images as the steps need, so that one epoch is all of them."""
     found = settings.prepare(load_data(settings.data, settings.data_dir, settings.image_size))
     need = steps * settings.train.batch_size // settings.train.augment.repeats
+    if len(found.train) < need:
+        raise ConfigError(f"{found.name} has {len(found.train):,} images, need {need:,} for {steps} different batches.")
     rows = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(settings.seed))[:need]
     part: Any = found.train
     few: Any = found.test  # fit measures on test images after the epoch, which nobody asks for

@@ -18,6 +18,7 @@ from weightshare.experiments.studies.divergence import EVERY, STEPS, Divergence
 from weightshare.experiments.studies.divergence import RATES as RATES_OF_FIGURE_6
 from weightshare.training.recipe import RunConfig
 from weightshare.training.run import trained
+from weightshare.training.snapshot import NOISE
 
 COPIES = 16
 """Passes over the images that count as one epoch of `small`, repeats included: as many as the paper repeats them."""
@@ -59,7 +60,8 @@ def training(row: str, dataset: str, padding: int | None, scale: Scale) -> Train
         found = paper.accuracies(*measured_on(made))
         return {f"{dataset}/top{count}": 100 * share for count, share in zip((1, 5), found, strict=True)}
 
-    return Training(settings, row, dataset, deltas(row, dataset, padding, scale), measure)
+    changes = deltas(row, dataset, padding, scale)
+    return Training(settings, row, dataset, changes, measure, ("train_accuracy", "test_accuracy", *NOISE))
 
 
 def deltas(row: str, dataset: str, padding: int | None, scale: Scale) -> dict[str, Any]:
@@ -110,5 +112,6 @@ def divergence(row: str, column: str, scale: Scale) -> Divergence:
         return replace(made, train=replace(made.train, lr=RATES_OF_FIGURE_6[row]))
 
     fewer = deltas("lc-ws10", "cifar10", 4, scale)
-    kept = {key: value for key, value in fewer.items() if key not in ("train.lr", "train.epochs")}
+    left = ("train.lr", "train.epochs", "prepare.fraction", "prepare.copies")
+    kept = {key: value for key, value in fewer.items() if key not in left}
     return Divergence(settings, row, column, kept, steps=STEPS if scale != "smoke" else EVERY + 2)

@@ -6,7 +6,7 @@ position, so every number here is what a perfect answer would have.
 Source: Shakerinava 2023, pictures of the rows of the first layer's weight matrix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from weightshare.analysis.filters import aligned, draw_filters, translated_similarity, window_energy
-from weightshare.experiments.studies.torus import LAYERS
 from weightshare.experiments.table import Found
 from weightshare.files.checkpoint import tensors
 from weightshare.surgery.count import distinct
@@ -28,24 +27,33 @@ COMPARED, SHOWN = 256, 16
 """Of the first layer, the strongest filters that are compared with each other, and those that are drawn."""
 
 
-def sharing(settings: RunConfig) -> dict[str, float]:
-    """How far weights share, in percent, and what the filters look like, in the files of a run.
+def shares(settings: RunConfig, layers: Sequence[str]) -> dict[str, float]:
+    """How far the weights of layers share, in the file of a run: `distinct` values and `zero`s, in percent of them.
 
-    Returns:
-        `distinct` and `zero`, of both layers' weights (nothing of convolutions); `translated`, the median over filters
-        of the cosine to the most similar other one, shifted as fits best; `energy`, the median share of a filter's
-        energy within 3×3 positions.
+    Nothing where a network has no such layers.
     """
     held = tensors(Path(settings.out) / MODEL)
-    weights = [held[name] for name in LAYERS if name in held]
-    found: dict[str, float] = {}
-    if weights:
-        count = sum(weight.numel() for weight in weights)
-        found["distinct"] = 100 * sum(distinct(weight) for weight in weights) / count
-        found["zero"] = 100 * sum(int((weight == 0).sum()) for weight in weights) / count
-    top = strongest(first_layer(settings, held), COMPARED)
+    weights = [held[name] for name in layers if name in held]
+    if not weights:
+        return {}
+    count = sum(weight.numel() for weight in weights)
+    return {
+        "distinct": 100 * sum(distinct(weight) for weight in weights) / count,
+        "zero": 100 * sum(int((weight == 0).sum()) for weight in weights) / count,
+    }
+
+
+def sharing(settings: RunConfig, layers: Sequence[str]) -> dict[str, float]:
+    """What `shares` says, and what the filters look like.
+
+    Returns:
+        Also `translated`, the median over filters of the cosine to the most similar other one, shifted as fits best;
+        and `energy`, the median share of a filter's energy within 3×3 positions.
+    """
+    top = strongest(first_layer(settings, tensors(Path(settings.out) / MODEL)), COMPARED)
     similar = translated_similarity(top).fill_diagonal_(-1).amax(1)
-    return found | {"translated": float(similar.median()), "energy": float(window_energy(top, 3).median())}
+    looks = {"translated": float(similar.median()), "energy": float(window_energy(top, 3).median())}
+    return shares(settings, layers) | looks
 
 
 def shown_filters(settings: RunConfig) -> dict[str, list[float | None]]:
