@@ -27,7 +27,10 @@ from weightshare.experiments.papers import holder, kept, table_named
 from weightshare.experiments.table import Found, Table, checked_scale
 from weightshare.training.environment import environment
 from weightshare.training.progress import progress
-from weightshare.training.workplace import Stopped, at_work
+from weightshare.training.workplace import Stopped, at_work, stoppable
+
+PATIENCE = 0.5
+"""Seconds after which it is looked up whether this process was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,12 @@ def work(task: Task) -> dict[int, Outcome]:
     job = job_of(table_named(task.table), task.row, task.column, task.scale, task.deltas)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     task.place.runs.mkdir(parents=True, exist_ok=True)
-    with open(task.place.runs / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
-        return job.work(task.seeds, task.place)
+    try:
+        with open(task.place.runs / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
+            return job.work(task.seeds, task.place)
+    finally:
+        if _parent not in (0, os.getppid()):  # nobody waits for the outcome, and nobody would end this process
+            os._exit(1)
 
 
 def _carry_out(
@@ -228,17 +235,23 @@ def _in_parallel(
     threads = max(1, torch.get_num_threads() // workers)
     waiting, running, failed, bad = list(tasks), dict[Future[dict[int, Outcome]], Task](), list[str](), set[Task]()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(threads, os.getpid())) as pool:
+    start = {"initializer": _start, "initargs": (threads, os.getpid())}
+    with stoppable(True) as stop, ProcessPoolExecutor(workers, context, **start) as pool:
         try:
             while waiting or running:
                 for task in [one for one in waiting if not _blocked(table, one, [*waiting, *running.values()])]:
-                    waiting.remove(task)
                     if any(_starts_from(table, task, other) for other in bad):
                         failed.append(f"{task.label}: what it starts from failed")
                         bad.add(task)
-                    else:
+                    elif len(running) < workers:  # so that nothing is left to a worker once this process is gone
                         running[pool.submit(work, task)] = task
-                for done in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                    else:
+                        break
+                    waiting.remove(task)
+                finished = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done if running else ()
+                if stop.signal is not None:
+                    raise Stopped("Stopped between two runs, or inside of some.", stop.signal)
+                for done in finished:
                     task = running.pop(done)
                     try:
                         outcomes = done.result()
@@ -263,9 +276,16 @@ def _in_parallel(
     return failed
 
 
+_parent = 0
+"""In a worker, the process that it works for."""
+
+
 def _start(threads: int, parent: int) -> None:
     """What a worker does first: it uses its share of the cores, and ends, its state kept, when its parent is killed."""
+    global _parent
+    _parent = parent
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes on what it is told
     if sys.platform == "linux":
         import ctypes
 
