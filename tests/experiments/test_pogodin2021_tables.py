@@ -12,7 +12,7 @@ from weightshare.experiments.jobs import Outcome, Place
 from weightshare.experiments.papers import kept, table_named
 from weightshare.experiments.printed.pogodin2021 import RATES, TABLES
 from weightshare.experiments.reproduce import Request, reproduce
-from weightshare.experiments.studies.pogodin2021_scales import BATCH, COPIES, EPOCHS
+from weightshare.experiments.studies.pogodin2021_scales import BATCH, COPIES, FRACTION, PASSES
 from weightshare.experiments.studies.pogodin2021_scales import RATES as HIGHER
 from weightshare.experiments.view import values
 from weightshare.training.environment import environment
@@ -197,11 +197,11 @@ def test_small_says_what_it_changes():
         "model_args": {"blocks": 1},
         "precision": "32-true",
         "prepare.copies": COPIES // 4,
-        "prepare.fraction": 0.02,
+        "prepare.fraction": FRACTION,
         "prepare.pool": 2,
         "train.augment.crop": 2,
         "train.batch_size": BATCH,
-        "train.epochs": EPOCHS,
+        "train.epochs": PASSES // COPIES,
         "train.lr": HIGHER["lc-reps4"],
     }
     assert job.config["model"] == "resnet20:16/32/64"
@@ -215,9 +215,9 @@ def test_as_many_steps_with_repeats_as_without():
     steps = set()
     for row in named("table4").rows:
         made = job_of("table4", row, "cifar10", "small").resolved(0, Place(Path("runs")))
-        images = 1000 * made.prepare.copies  # a fiftieth of 50,000
+        images = 50_000 * FRACTION * made.prepare.copies
         steps.add(made.train.epochs * (images // (made.train.batch_size // made.train.augment.repeats)))
-    assert steps == {EPOCHS * COPIES * 1000 // BATCH}
+    assert steps == {50_000 * FRACTION * PASSES // BATCH}
 
 
 def test_the_papers_grids():

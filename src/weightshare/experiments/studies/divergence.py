@@ -51,6 +51,11 @@ class Divergence(Training):
     def config(self) -> dict[str, Any]:
         return super().config | {"steps": self.steps}
 
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        rest = {key: value for key, value in held.items() if key != "steps"}
+        whole = Training(self.settings, self.row, self.column, self.deltas)
+        return held.get("steps") == self.steps and whole.agrees(rest)
+
     def work(self, seeds: Sequence[int], place: Place) -> dict[int, Outcome]:
         return {seed: self._measured(self.resolved(seed, place)) for seed in seeds}
 
