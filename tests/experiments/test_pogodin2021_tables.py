@@ -1,6 +1,7 @@
 """Pogodin 2021's tables and figures: all run at `smoke`, and each scale is what it says."""
 
-import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,10 @@ def found(tmp_path, key):
     return held.found
 
 
+def job_of(key, row, column, scale) -> Any:
+    return named(key).job(row, column, scale)
+
+
 def shown(key, held):
     """Our numbers that a page would show, by row and metric."""
     return {(one.row, one.metric): one.ours for one in values(named(key), held) if one.ours is not None}
@@ -71,7 +76,7 @@ def test_table_4_is_made_and_seen_in_the_tables_that_are_like_it(tmp_path):
     assert 0 < top1 < top5 < 100
     assert numbers["lc-ws10", "cifar100/top1-diff"] == pytest.approx(top1 - numbers["conv", "cifar100/top1"])
     one = held["lc-ws10", "cifar10"][0]
-    assert one.curves["noise_within_modules"][0] > 0
+    assert len(one.curves["noise_within_modules"]) == len(one.curves["test_accuracy"]) == 1
     assert one.numbers["stored"] > held["conv", "cifar10"][0].numbers["stored"]
     assert not shown("table7", found(tmp_path, "table7"))  # of one run there is no spread
 
@@ -81,14 +86,7 @@ def test_the_spread_of_runs_is_their_highest_less_their_lowest(tmp_path):
     accuracies = [one.metrics["cifar10/top1"] for one in found(tmp_path, "table3")["conv", "cifar10"].values()]
     assert len(accuracies) == 2
     assert shown("table6", held) == {("conv", "cifar10/top1"): pytest.approx(max(accuracies) - min(accuracies))}
-    diverged = tables.spreads({0: Outcome({"top1": 1.0}), 1: Outcome({}, {"diverged": 1})})
-    assert math.isnan(dict(_metric(diverged))["top1"])
-
-
-def _metric(outcomes):
-    from weightshare.experiments.cells import mean
-
-    return [("top1", mean(outcomes, "top1"))]
+    assert tables.spreads({0: Outcome({"top1": 1.0}), 1: Outcome({}, {"diverged": 1})})[0].numbers == {"diverged": 1}
 
 
 @pytest.mark.parametrize(("key", "rows"), [("table3", ["lc-ws1"]), ("table5", ["conv", "lc-reps16"])])
@@ -103,7 +101,7 @@ def test_other_paddings(tmp_path, key, rows):
 )
 def test_a_search_gives_a_point_of_its_grid(tmp_path, key, row, column):
     held = made(tmp_path, key, [row], [column])
-    numbers, job = shown(key, held), named(key).job(row, column, "smoke")
+    numbers, job = shown(key, held), job_of(key, row, column, "smoke")
     best = (numbers[row, f"{column}/lr"], numbers[row, f"{column}/weight_decay"])
     assert best in job.points
     tried = held[row, column][0].numbers
@@ -112,7 +110,7 @@ def test_a_search_gives_a_point_of_its_grid(tmp_path, key, row, column):
 
 
 def test_a_stopped_search_goes_on_with_the_point_that_it_was_at(tmp_path, monkeypatch):
-    job, place, trained = named("table10").job("conv", "cifar10", "smoke"), Place(tmp_path), []
+    job, place, trained = job_of("table10", "conv", "cifar10", "smoke"), Place(tmp_path), []
     from weightshare.experiments import jobs
 
     def counting(settings, label):
@@ -161,20 +159,21 @@ def test_figure_6(tmp_path):
 
 
 def _drawn(key, held, lines):
-    figure = named(key).picture(held)
+    draw: Any = named(key).picture
+    figure = draw(held)
     panels = figure.get_axes()
     assert len(panels) == 3
     assert all(panel.get_title() for panel in panels)
     assert len(panels[0].get_lines()) >= lines
-    named(key).picture({}).savefig("/dev/null", format="png")  # nothing is there yet
+    assert len(draw({}).get_axes()) == 3  # nothing is there yet
 
 
 @pytest.mark.parametrize(("key", "padding"), PADDED.items())
 def test_the_papers_protocol(key, padding):
     for row, column in named(key).cells:
-        job = named(key).job(row, column, "paper")
+        job = job_of(key, row, column, "paper")
         assert job.changed == {}
-        made = job.resolved(3, Place(paths("runs")))
+        made = job.resolved(3, Place(Path("runs")))
         lr, decay = RATES[padding][row][tables.SMALL_SETS.index(column)]
         assert (made.train.epochs, made.train.batch_size, made.model) == (200, 512, "resnet20:16/32/64")
         assert (made.train.lr, made.train.weight_decay, made.data, made.device) == (lr, decay, column, "auto")
@@ -183,15 +182,9 @@ def test_the_papers_protocol(key, padding):
         assert padding == (made.prepare.margin if column == "tiny-imagenet" else made.train.augment.crop)
 
 
-def paths(name):
-    from pathlib import Path
-
-    return Path(name)
-
-
 def test_imagenets_protocol():
     for row, column in named("table12").cells:
-        made = named("table12").job(row, column, "paper").resolved(0, Place(paths("runs")))
+        made = job_of("table12", row, column, "paper").resolved(0, Place(Path("runs")))
         assert (made.train.epochs, made.train.batch_size, made.model) == (200, 256, "resnet18:32/64/128/256")
         assert (made.train.lr, made.train.weight_decay) == (1e-3 if row in ("conv", "lc-ws1") else 5e-4, 1e-2)
         assert (made.image_size, made.prepare.cut, made.train.augment.flip) == (256, 224, True)
@@ -199,7 +192,7 @@ def test_imagenets_protocol():
 
 
 def test_small_says_what_it_changes():
-    job = named("table4").job("lc-reps4", "cifar10", "small")
+    job = job_of("table4", "lc-reps4", "cifar10", "small")
     assert job.changed == {
         "model_args": {"blocks": 1},
         "precision": "32-true",
@@ -212,40 +205,40 @@ def test_small_says_what_it_changes():
         "train.lr": HIGHER["lc-reps4"],
     }
     assert job.config["model"] == "resnet20:16/32/64"
-    tiny = named("table5").job("conv", "tiny-imagenet", "small").changed
+    tiny = job_of("table5", "conv", "tiny-imagenet", "small").changed
     assert (tiny["prepare.cut"], tiny["prepare.margin"], tiny["prepare.pool"]) == (24, 4, 2)
-    large = named("table12").job("first-conv-ws1", "imagenet", "small").changed
+    large = job_of("table12", "first-conv-ws1", "imagenet", "small").changed
     assert (large["prepare.cut"], large["image_size"], large["train.epochs"]) == (56, 64, 20)
 
 
 def test_as_many_steps_with_repeats_as_without():
     steps = set()
     for row in named("table4").rows:
-        made = named("table4").job(row, "cifar10", "small").resolved(0, Place(paths("runs")))
+        made = job_of("table4", row, "cifar10", "small").resolved(0, Place(Path("runs")))
         images = 1000 * made.prepare.copies  # a fiftieth of 50,000
         steps.add(made.train.epochs * (images // (made.train.batch_size // made.train.augment.repeats)))
     assert steps == {EPOCHS * COPIES * 1000 // BATCH}
 
 
 def test_the_papers_grids():
-    points = {(row, of): named("table10").job(row, of, "paper").points for row, of in named("table10").cells}
+    points = {(row, of): job_of("table10", row, of, "paper").points for row, of in named("table10").cells}
     assert points["conv", "cifar10"] == [(lr, wd) for lr in (0.1, 0.05, 0.01, 0.005) for wd in (1e-2, 1e-4)]
     assert points["lc-ws1", "tiny-imagenet"] == [(lr, wd) for lr in (1e-3, 5e-4) for wd in (1e-2, 1e-4)]
-    job = named("table10").job("lc", "tiny-imagenet", "paper")
+    job = job_of("table10", "lc", "tiny-imagenet", "paper")
     assert job.changed == {}
     trained = [one["train"] for one in job.config["search"]]
     assert [(one["lr"], one["weight_decay"]) for one in trained] == points["lc", "tiny-imagenet"]
     assert {(one["epochs"], *one["milestones"]) for one in trained} == {(50, 0.5, 0.74)}
     assert {one["prepare"]["validation"] for one in job.config["search"]} == {0.1}
-    fewer = named("table10").job("lc", "cifar10", "small")
+    fewer = job_of("table10", "lc", "cifar10", "small")
     assert (fewer.changed["train.epochs"], fewer.changed["prepare.validation"]) == (2, 0.5)
-    assert list(named("table10").job("lc", "cifar10", "smoke").changed["points"]) == [[1e-3, 1e-2], [5e-5, 1e-4]]
+    assert list(job_of("table10", "lc", "cifar10", "smoke").changed["points"]) == [[1e-3, 1e-2], [5e-5, 1e-4]]
 
 
 @pytest.mark.parametrize("key", FIGURES)
 def test_small_figures_are_the_papers_own(key):
     for row, column in named(key).cells:
-        small, paper = (named(key).job(row, column, scale) for scale in ("small", "paper"))
+        small, paper = (job_of(key, row, column, scale) for scale in ("small", "paper"))
         assert small.config == paper.config
         assert small.changed == paper.changed == {}
         assert paper.config["steps"] == {"4a": 2000, "4b": 4000, "5a": 10_000, "5b": 10_000}[key[6:8]]
@@ -256,12 +249,12 @@ def test_small_figures_are_the_papers_own(key):
 
 def test_figure_6_at_the_papers_rates():
     for row, column in named("figure6").cells:
-        paper = named("figure6").job(row, column, "paper")
-        made = paper.resolved(0, Place(paths("runs")))
+        paper = job_of("figure6", row, column, "paper")
+        made = paper.resolved(0, Place(Path("runs")))
         assert made.train.lr == float(row.removeprefix("lr"))
         assert (made.train.batch_size, made.train.sleep[0].every, paper.steps) == (512, 10, 60)
         assert paper.changed == {}
-        assert "train.lr" not in named("figure6").job(row, column, "small").changed
+        assert "train.lr" not in job_of("figure6", row, column, "small").changed
 
 
 def test_rows_that_are_none():

@@ -67,26 +67,16 @@ def demo(
 
 @app.command()
 def figure(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; shortest-paths or "
-            "shortest-paths-few, of Savarese 2019."
-        ),
-    ],
+    name: Annotated[str, typer.Argument(help="shortest-paths or shortest-paths-few, of Savarese 2019.")],
     out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
         "results"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
-    input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
-    data: Annotated[str | None, typer.Option(help="Of figure 6: images to train on, cifar10 by default.")] = None,
-    data_dir: DataDir = None,
 ) -> None:
-    """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
+    """Make a figure again that is no table of `reproduce`, as numbers and as a picture."""
     from weightshare.experiments.studies.figures import figure as make_figure
 
-    options = present(data=data, data_dir=data_dir)
-    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)
+    numbers, picture = make_figure(name, out, seeds=range(seeds))
     print(f"{numbers}\n\nPicture: {picture}")
 
 

@@ -44,18 +44,18 @@ REDUCED = (
     "float32."
 )
 NO_DECAY = "Norms and biases are not decayed, of which the text says nothing."
-TRAININGS = {
+TRAININGS: dict[Scale, str] = {
     "smoke": "Digits, one epoch of a fifth of them, a block a stage of 2, 3 and 5 channels.",
     "small": REDUCED,
     "paper": NO_DECAY,
 }
-SEARCHES = {
+SEARCHES: dict[Scale, str] = {
     "smoke": f"{TRAININGS['smoke']} The first and the last point of the grid.",
     "small": "As tables 3 to 5 at this scale, but for 2 epochs instead of 7, on the first fiftieth of each class's "
     "images, measured on the next fiftieth.",
     "paper": f"{NO_DECAY} One run of each point.",
 }
-IMAGENET = {
+IMAGENET: dict[Scale, str] = {
     "smoke": f"{TRAININGS['smoke']} Four stages.",
     "small": "A block a stage instead of two; squares of 56 pixels from images brought to 64; a twentieth of each "
     "class's images, 20 epochs in batches of 64; higher learning rates; float32.",

@@ -1,24 +1,16 @@
-"""The papers' figures that are counts, simulations or trainings of their own: a name, and what draws it."""
+"""The papers' figures that are no tables of `reproduce` yet: a name, and what draws it."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.studies.local_figure import draw_divergence
 from weightshare.experiments.studies.shortest_paths_results import FIGURES as PATHS
-from weightshare.experiments.studies.sleep_theory import FIGURES as SLEEPS
-from weightshare.experiments.studies.sleep_theory import draw_figure
 
 Draw = Callable[..., tuple[str, Path]]
 """Takes the folder of results and the figure's own options; returns a table and the path of the picture."""
 
-FIGURES: Mapping[str, Draw] = {
-    **{name: partial(draw_figure, name) for name in SLEEPS},
-    "6": draw_divergence,
-    **PATHS,
-}
+FIGURES: Mapping[str, Draw] = {**PATHS}
 
 
 def figure(name: str, out: str | Path, **options: Any) -> tuple[str, Path]:

@@ -242,8 +242,9 @@ def train(
     Returns:
         What `run.json` of the run holds: `curve`, measurements with `step`, `phase` and the scores on held-out grids of
         that phase, of networks with templates also `likeness`, the mean of the layer similarity matrix, and at the
-        `moments` of the schedule the `matrix` itself; `distances` and `larger`, scores for each distance on grids of the trained size and of the larger
-        one; `likeness`, the layer similarity matrix at the end, or `None`; `stored`, `seconds`, `environment`.
+        `moments` of the schedule and the end the `matrix` itself; `distances` and `larger`, scores for each distance on
+        grids of the trained size and of the larger one; `likeness`, the last matrix, or `None`; `stored`, `seconds`,
+        `environment`.
 
     Raises:
         ConfigError: If there is no such row.
