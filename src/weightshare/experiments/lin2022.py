@@ -213,8 +213,8 @@ TABLES = (
             "small": "CIFAR-10, the first 2,000 training images of each class, widths 32 and 64 in heads of 16, "
             "patches of 8 pixels, 2 epochs in batches of 64 at a learning rate of 0.001, gradients clipped at 1, crops "
             f"and flips alone, no smoothed labels, no block left out at random, float32. {COUNTS}",
-            "paper": f"{DRAWN} one process of 255 images. Three copies of each image are in a batch, in 100 epochs; DeiT's "
-            "sampler spreads them over 300.",
+            "paper": f"{DRAWN} one process of 255 images. Three copies of each image are in a batch, in 100 epochs; "
+            "DeiT's sampler spreads them over 300.",
         },
         seeds=SEEDS,
         needs=lambda row: [start] if (start := VISION[row].start) else [],
