@@ -233,7 +233,7 @@ def _in_parallel(
 ) -> list[str]:
     """Carry out tasks on several processes, what a row starts from before it; the reasons of those that failed."""
     threads = max(1, torch.get_num_threads() // workers)
-    waiting, running, failed, bad = list(tasks), dict[Future[dict[int, Outcome]], Task](), list[str](), set[Task]()
+    waiting, running, failed, bad = list(tasks), dict[Future[dict[int, Outcome]], Task](), list[str](), list[Task]()
     context = multiprocessing.get_context("spawn")
     start = {"initializer": _start, "initargs": (threads, os.getpid())}
     with stoppable(True) as stop, ProcessPoolExecutor(workers, context, **start) as pool:
@@ -242,7 +242,7 @@ def _in_parallel(
                 for task in [one for one in waiting if not _blocked(table, one, [*waiting, *running.values()])]:
                     if any(_starts_from(table, task, other) for other in bad):
                         failed.append(f"{task.label}: what it starts from failed")
-                        bad.add(task)
+                        bad.append(task)
                     elif len(running) < workers:  # so that nothing is left to a worker once this process is gone
                         running[pool.submit(work, task)] = task
                     else:
@@ -264,7 +264,7 @@ def _in_parallel(
                         raise
                     except SharingError as error:
                         failed.append(f"{task.label}: {error}")
-                        bad.add(task)
+                        bad.append(task)
                     else:
                         keep(task, outcomes)
         except BaseException:  # also when asked to stop: runs under way keep their state

@@ -41,7 +41,12 @@ RECIPE = Recipe(
 )
 SCHEDULE: Mapping[Scale, dict[str, Any]] = {
     "smoke": {"train.epochs": 1, "train.batch_size": 64, "train.augment": {}, "prepare.fraction": 0.2},
-    "small": {"train.epochs": 2, "train.batch_size": 64, "train.augment": {"crop": 4, "flip": True}},
+    "small": {
+        "train.epochs": 2,
+        "train.batch_size": 64,
+        "train.augment": {"crop": 4, "flip": True},
+        "prepare.fraction": 0.4,
+    },
     "paper": {},
 }
 SIZES: Mapping[Scale, dict[str, dict[str, int]]] = {
