@@ -122,7 +122,7 @@ def compared(page: Page) -> dict[tuple[str, str, str, str], str]:
     found = {}
     for grid in page.grids:
         if len(grid.heads) == 2:
-            scale = grid.caption.rpartition("· ")[2]
+            scale = grid.caption.rpartition("· ")[2].partition(", ")[0]
             metrics = [title for title, span in grid.heads[0][1:] for _ in range(span)]
             kinds = [title for title, _ in grid.heads[1]]
             for header, *cells in grid.body:

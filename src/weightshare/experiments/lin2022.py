@@ -15,7 +15,7 @@ from weightshare.experiments.studies.lin2022_convmixer import Arm, size_of, top1
 from weightshare.experiments.studies.lin2022_deit import Vision
 from weightshare.experiments.studies.lin2022_deit import counted as counted_vision
 from weightshare.experiments.studies.lin2022_deit import training as vision_training
-from weightshare.experiments.studies.lin2022_layers import Compared, heat_maps
+from weightshare.experiments.studies.lin2022_layers import heat_maps, measured, rows_of
 from weightshare.experiments.studies.search_space import DEPTH, STAGES, picture, staged
 from weightshare.experiments.table import Found, Metric, Table, single
 
@@ -180,16 +180,16 @@ def vanilla(row: str, column: str, scale: Scale) -> Training:
     """The job of a panel of figure 3."""
     if row == "unshared":
         return training(NETWORK, Arm(), row, column, scale)
-    return training(NETWORK, Arm(RATES[row]), row, column, scale, make=Compared)
+    return training(NETWORK, Arm(RATES[row]), row, column, scale, measure=measured, pictured=rows_of)
 
 
 def fused(row: str, column: str, scale: Scale) -> Training:
     """The job of a panel of figure 4; a column is a network."""
-    measure = partial(top1, name=f"{column}/top1")
     if row == "unshared":
+        measure = partial(top1, name=f"{column}/top1")
         return training(PANELS[column], Arm(), row, column, scale, shorter=SHORT_PANELS, measure=measure)
     arm = Arm(RATES[row], fuse="mean", start="unshared")
-    options: dict[str, Any] = {"make": Compared, "prefix": f"{column}/", "measure": measure}
+    options: dict[str, Any] = {"measure": partial(measured, column=column), "pictured": rows_of}
     return training(PANELS[column], arm, row, column, scale, shorter=SHORT_PANELS, **options)
 
 
@@ -299,10 +299,10 @@ TABLES = (
         rows={"unshared": "unshared", **{row: f"fused at rate {rate}" for row, rate in RATES.items()}},
         columns={
             panel: {
-                f"{panel}/top1": Metric(f"top-1, {size}"),
-                **{f"{panel}/{name}": Metric(f"{one.title}, {size}", "", "", 3) for name, one in ALIKE.items()},
+                f"{panel}/top1": Metric(f"top-1, panel {panel}"),
+                **{f"{panel}/{name}": Metric(f"{one.title}, panel {panel}", "", "", 3) for name, one in ALIKE.items()},
             }
-            for panel, size in PANELS.items()
+            for panel in PANELS
         },
         job=fused,
         printed={
@@ -318,11 +318,8 @@ TABLES = (
         needs=after_unshared,
         picture=partial(
             heat_maps,
-            titles={
-                (row, panel): f"{size}, fused at rate {rate}"
-                for panel, size in PANELS.items()
-                for row, rate in RATES.items()
-            },
+            titles={(row, panel): f"({panel}) fused at rate {rate}" for panel in PANELS for row, rate in RATES.items()},
         ),
+        note=f"Panels a, b and c are {', '.join(PANELS.values())}, or smaller networks that stand for them.",
     ),
 )

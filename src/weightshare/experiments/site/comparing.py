@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from weightshare.experiments.table import Found, Metric, Table
 from weightshare.experiments.view import Value, number, values
 
-WIDEST = 9
+WIDEST = 6
 """Columns of numbers that one table may have; further metrics go to a table of their own."""
 
 
@@ -46,11 +46,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Block:
-    """One table of a page."""
+    """One table of a page.
+
+    Args:
+        caption: The metrics that it shows.
+        heads: Of the metrics.
+        lines: Its rows.
+    """
 
     caption: str
     heads: Sequence[Head]
     lines: Sequence[Line]
+
+    @property
+    def runs(self) -> int:
+        """Of how many runs all of our numbers are means; 0 if that differs, or if there are none."""
+        counts = {cell.runs for line in self.lines for cell in line.cells if cell.runs}
+        return counts.pop() if len(counts) == 1 else 0
 
 
 @dataclass(frozen=True)
@@ -120,5 +132,13 @@ def _cells(value: Value | None, head: Head, notes: Sequence[str]) -> Iterator[Nu
         elif kind == "ours":
             yield Number(kind, value.text, runs=value.runs if value.text else 0)
         else:
-            gap = value.gap
-            yield Number(kind, "" if gap is None else f"{'+' if gap > 0 else ''}{number(gap, value.kind)}")
+            yield Number(kind, _difference(value))
+
+
+def _difference(value: Value) -> str:
+    """Ours less the paper's, with the digits of the metric, unless the paper's number is too small for them."""
+    if value.gap is None or value.printed is None or value.printed.value is None:
+        return ""
+    if value.kind.digits and 0 < abs(value.printed.value) < 10**-value.kind.digits:
+        return f"{'+' if value.gap > 0 else ''}{number(value.gap, value.kind)}"
+    return f"{value.gap:+,.{value.kind.digits}f}"

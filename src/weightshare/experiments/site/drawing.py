@@ -6,7 +6,7 @@ from html import escape
 import math
 import re
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weightshare.analysis.pictures import COLOURS, INK, quiet, svg
 from weightshare.experiments.jobs import Outcome
@@ -163,12 +163,13 @@ def _panel(
         return f"{across:.1f},{bottom - (bottom - top) * (y - low) / ((high - low) or 1):.1f}"
 
     ends = ", ".join(f"seed {seed} ends at {points[-1][1]:.4g}" for seed, points in drawn.items())
+    title = f"<title>{escape(f'{words} of {row}: {ends}')}</title>"
     lines = "".join(
         f'<polyline class="c{seed % len(COLOURS)}" points="{" ".join(place(*point) for point in points)}"/>'
         for seed, points in drawn.items()
     )
     return (
-        f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" class="panel"><title>{escape(f"{words} of {row}: {ends}")}</title>'
+        f'<svg viewBox="0 0 {WIDE} {HIGH}" role="img" class="panel">{title}'
         f'<path class="axis" d="M{left} {top}H{right}M{left} {bottom}H{right}"/>'
         f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{high:.3g}</text>'
         f'<text x="{left - 6}" y="{bottom + 4}" text-anchor="end">{low:.3g}</text>'
@@ -178,11 +179,11 @@ def _panel(
 
 
 def trade_off(groups: Mapping[str, Sequence[tuple[int, Point]]]) -> "Figure":
-    """Draw accuracy against stored numbers: a colour and a mark for each group, a number at each point."""
+    """Draw accuracy against stored numbers: a colour and a mark for each group, numbers where there is room."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-    figure = Figure(figsize=(8.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.6, 5.4), layout="constrained")
     axes = figure.subplots()
     for index, (group, numbered) in enumerate(groups.items()):
         points = [point for _, point in numbered]
@@ -197,11 +198,12 @@ def trade_off(groups: Mapping[str, Sequence[tuple[int, Point]]]) -> "Figure":
             lw=1,
             label=group,
         )
-        for number, point in numbered:
-            place = (point.stored, point.accuracy)
-            axes.annotate(str(number), place, (5, 4), textcoords="offset points", color=INK, fontsize=8)
     axes.set(xscale="log", xlabel="stored numbers", ylabel="test accuracy (%), with spread over runs")
     axes.grid(color=INK, alpha=0.2, lw=0.6)
+    for (number, point), offset in _labels([one for some in groups.values() for one in some]):
+        place = (point.stored, point.accuracy)
+        centred: dict[str, Any] = {"ha": "center", "va": "center", "color": INK, "fontsize": 8}
+        axes.annotate(str(number), place, offset, textcoords="offset points", **centred)
     most, least = (pick(point.stored for some in groups.values() for _, point in some) for pick in (max, min))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if most > 2.5 * least else MaxNLocator(5))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -209,3 +211,19 @@ def trade_off(groups: Mapping[str, Sequence[tuple[int, Point]]]) -> "Figure":
     figure.legend(frameon=False, labelcolor=INK, fontsize=9, loc="outside lower center", ncols=3)
     quiet(axes)
     return figure
+
+
+def _labels(numbered: Sequence[tuple[int, Point]]) -> Iterator[tuple[tuple[int, Point], tuple[int, int]]]:
+    """Where numbers stand beside their points: where no point and no other number is, else nowhere."""
+    across, up = [math.log(point.stored) for _, point in numbered], [point.accuracy for _, point in numbered]
+    wide, high = (max(across) - min(across)) or 1, (max(up) - min(up)) or 1
+    taken = [((x - min(across)) / wide * 520, (y - min(up)) / high * 280) for x, y in zip(across, up, strict=True)]
+    for at, one in enumerate(numbered):
+        x, y = taken[at]
+        for offset in ((9, 7), (-9, 7), (9, -7), (-9, -7), (0, 11), (0, -11)):
+            place = (x + offset[0], y + offset[1])
+            others = (other for where, other in enumerate(taken) if where != at)
+            if all(abs(place[0] - other[0]) > 9 or abs(place[1] - other[1]) > 7 for other in others):
+                taken.append(place)
+                yield one, offset
+                break

@@ -4,7 +4,7 @@ Small is 64/8/4/3 on half of CIFAR-10: two minutes on one core. Half of the imag
 epoch ends with all test images.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,6 @@ def training(
     scale: Scale,
     noise: float = 0.0,
     shorter: Mapping[Scale, dict[str, Any]] | None = None,
-    make: Callable[..., Training] = Training,
     **options: Any,
 ) -> Training:
     """The training of a ConvMixer.
@@ -98,8 +97,7 @@ def training(
         scale: Of the cell.
         noise: Share of wrong labels, the same ones in all rows of a seed.
         shorter: What a scale changes besides, of tables with many trainings.
-        make: The kind of training.
-        options: Of it.
+        options: Of the training: what is read off it.
     """
 
     def settings(seed: int, runs: Path) -> RunConfig:
@@ -113,7 +111,7 @@ def training(
     if scale != "paper":
         network = {"model": f"convmixer:{NETWORKS[scale][size]}", "model_args": {"activation": "relu"}}
         deltas = {**FROM_SCRATCH[scale], **network, **SCHEDULE[scale], **(shorter or {}).get(scale, {})}
-    return make(settings, arm.like or row, column, deltas=deltas, **{"measure": top1, **options})
+    return Training(settings, arm.like or row, column, deltas=deltas, **{"measure": top1, **options})
 
 
 def size_of(

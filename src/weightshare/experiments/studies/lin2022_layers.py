@@ -6,8 +6,9 @@ images. The paper finds no pattern for networks tied from scratch, and a clear o
 Source: Lin 2022, supplement F.2. Differs: the unbiased estimator, on 1,024 images in batches of 256.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,46 +16,55 @@ from torch import Tensor
 
 from weightshare.analysis.pictures import INK, quiet
 from weightshare.depth.cka import cka
-from weightshare.experiments.jobs import Outcome, Place, Training, folder_of
+from weightshare.experiments.studies.lin2022_convmixer import top1
 from weightshare.experiments.table import Found, Outcomes
+from weightshare.files.atomic import read_json, write_json
 from weightshare.training.data import Data
+from weightshare.training.recipe import RunConfig
 from weightshare.training.run import trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES, BATCHES = 1024, 4
+BLOCK = "block "
 
 
-@dataclass(frozen=True)
-class Compared(Training):
-    """A training whose network is compared, layer by layer, with that of another row of the same seed and column.
+COMPARED = "cka.json"
+"""Beside a run: what its network has in common with the other one, block by block."""
+
+
+def compared(settings: RunConfig, beside: str = "unshared") -> list[list[float]]:
+    """The similarities of a finished run's network, layer by layer, to that of another row of its seed and column.
 
     Args:
-        beside: That row.
-        prefix: Of the names of its metrics.
+        settings: Of the run; that of the other row lies beside it.
+        beside: The other row.
+
+    Returns:
+        Rows are blocks of the run's network, columns those of the other one. Measured once, and kept beside the run.
     """
-
-    beside: str = "unshared"
-    prefix: str = ""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "compared": [self.beside, IMAGES, BATCHES]}
-
-    def work(self, seeds: Sequence[int], place: Place) -> dict[int, Outcome]:
-        return {seed: self._compared(seed, place, one) for seed, one in super().work(seeds, place).items()}
-
-    def _compared(self, seed: int, place: Place, outcome: Outcome) -> Outcome:
-        if outcome.numbers.get("diverged"):
-            return outcome
+    out = Path(settings.out)
+    if not (out / COMPARED).is_file():
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model, data = trained(folder_of(place.runs, self.row, self.column, seed))
-        other, _ = trained(folder_of(place.runs, self.beside, self.column, seed))
+        model, data = trained(out)
+        other, _ = trained(out.with_name(f"{beside}{re.sub('^[^@]*?(?=@|-seed[0-9]+$)', '', out.name)}"))
         found = cka(model.to(device), other.to(device), [batch.to(device) for batch in pictures(data)]).values
-        rows = {f"block {number}": [round(x, 5) for x in row] for number, row in enumerate(found.tolist())}
-        named = {f"{self.prefix}{name}": value for name, value in alike(found).items()}
-        return replace(outcome, metrics={**outcome.metrics, **named}, curves={**outcome.curves, **rows})
+        write_json(out / COMPARED, [[round(x, 5) for x in row] for row in found.tolist()])
+    return read_json(out / COMPARED)
+
+
+def measured(settings: RunConfig, summary: Mapping[str, Any], column: str = "") -> dict[str, float]:
+    """The accuracy of a run in percent, and how alike its network's blocks are to the unshared one's; see `alike`."""
+    prefix = f"{column}/" if column else ""
+    return {f"{prefix}{name}": value for name, value in alike(torch.tensor(compared(settings))).items()} | top1(
+        settings, summary, f"{prefix}top1"
+    )
+
+
+def rows_of(settings: RunConfig) -> dict[str, list[float]]:
+    """The similarities as curves: one for each block of the run's network."""
+    return {f"{BLOCK}{number}": row for number, row in enumerate(compared(settings))}
 
 
 def alike(values: Tensor) -> dict[str, float]:
@@ -103,7 +113,7 @@ def heat_maps(found: Found, titles: Mapping[tuple[str, str], str]) -> "Figure":
 def map_of(outcomes: Outcomes) -> list[list[float]] | None:
     """The mean over seeds of the similarities, or nothing if there are none."""
     seeds = [
-        [[x if x is not None else torch.nan for x in row] for name, row in one.curves.items() if name.startswith("bl")]
+        [[torch.nan if x is None else x for x in row] for name, row in one.curves.items() if name.startswith(BLOCK)]
         for one in outcomes.values()
     ]
     held = [torch.tensor(values) for values in seeds if values]
