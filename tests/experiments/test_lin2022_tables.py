@@ -138,8 +138,8 @@ def test_rows_of_a_noise_learn_from_the_same_labels():
 
 def test_small_says_what_it_changes():
     changed = table_named("lin2022/table3").job("fused-2", "", "small").changed
-    assert (changed["model"], changed["data"], changed["train.epochs"]) == ("convmixer:64/8/4/3", "cifar10", 6)
-    assert (changed["prepare.fraction"], changed["train.batch_size"]) == (0.5, 128)
+    assert (changed["model"], changed["data"], changed["train.epochs"]) == ("convmixer:64/8/4/3", "cifar10", 5)
+    assert (changed["prepare.fraction"], changed["train.batch_size"]) == (0.2, 128)
     assert "train.lr" not in changed
     assert table_named("lin2022/figure2").job("unshared", "0.2", "small").changed["prepare.fraction"] == 0.2
     vision = table_named("lin2022/table1").job("deit-s", "", "small").changed

@@ -127,14 +127,14 @@ DEIT = Recipe(
 TINY: dict[str, Any] = {"model": "timm:vit_tiny_patch16_224"}
 VIT_DELTAS: Mapping[Scale, dict[str, Any]] = {
     "smoke": {
-        **{"data": "digits", "image_size": None, "prepare.fraction": 0.2, "prepare.cut": None, "prepare.margin": 0},
-        **{"prepare.normalise": "data", "train.epochs": 1, "train.augment": {}, "precision": "32-true"},
+        "data": "digits", "image_size": None, "prepare.fraction": 0.2, "prepare.cut": None, "prepare.margin": 0,
+        "prepare.normalise": "data", "train.epochs": 1, "train.augment": {}, "precision": "32-true",
         "model_args": {"img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 4, "num_heads": 2},
     },
     "small": {
-        **{"data": "cifar10", "image_size": None, "prepare.fraction": 0.2, "prepare.cut": None, "prepare.margin": 0},
-        **{"prepare.normalise": "data", "precision": "32-true", "train.lr": 2e-3, "train.warmup": 0.1},
-        **{"train.epochs": 12, "train.batch_size": 128, "train.augment": {"crop": 4, "flip": True}},
+        "data": "cifar10", "image_size": None, "prepare.fraction": 0.2, "prepare.cut": None, "prepare.margin": 0,
+        "prepare.normalise": "data", "precision": "32-true", "train.lr": 2e-3, "train.warmup": 0.1,
+        "train.epochs": 12, "train.batch_size": 128, "train.augment": {"crop": 4, "flip": True},
         "model_args": {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 6, "num_heads": 3},
     },
     "paper": {},

@@ -31,14 +31,14 @@ SEEDS: Mapping[Scale, int] = {"smoke": 1, "small": 3, "paper": 1}
 """The paper prints one run."""
 COUNTS = "Counts are of the paper's network."
 SMALL = (
-    "CIFAR-10, the first 2,500 training images of each class, {network}, {epochs} epochs in batches of 128, one "
+    "CIFAR-10, the first 1,000 training images of each class, {network}, {epochs} epochs in batches of 128, one "
     "cosine, crops and flips alone, no smoothed labels, no dropout, float32."
 )
 PAPER = "RandAugment is kornia's; erased rectangles are black; AdamW's ε is 1e-8; one process of {images} images."
 SMOKE = "Digits, one epoch, {network}."
 CONVMIXER: Mapping[Scale, str] = {
     "smoke": f"{SMOKE.format(network='8/8/2/3')} {COUNTS}",
-    "small": f"{SMALL.format(network='64/8/4/3', epochs=6)} {COUNTS}",
+    "small": f"{SMALL.format(network='64/8/4/3', epochs=5)} {COUNTS}",
     "paper": PAPER.format(images=256),
 }
 
@@ -133,7 +133,7 @@ NOISY: dict[str, tuple[str, Arm]] = {
     "unshared-again": ("the unshared one, trained on", Arm(start="unshared")),
     "fused-2": ("tied at rate 2, the mean of trained weights", Arm(2, fuse="mean", start="unshared")),
 }
-SHORT_NOISE: Mapping[Scale, dict[str, Any]] = {"small": {"prepare.fraction": 0.2, "train.epochs": 8}}
+SHORT_NOISE: Mapping[Scale, dict[str, Any]] = {"small": {"train.epochs": 8}}
 
 
 def noisy(row: str, column: str, scale: Scale) -> Training:
@@ -209,7 +209,7 @@ TABLES = (
         printed=PRINTED["table1"],
         protocol={
             "smoke": f"{SMOKE.format(network='widths 8 and 16')} {COUNTS}",
-            "small": "CIFAR-10, the first 2,500 training images of each class, widths 32 and 64 in heads of 16, "
+            "small": "CIFAR-10, the first 1,000 training images of each class, widths 32 and 64 in heads of 16, "
             "patches of 8 pixels, 2 epochs in batches of 64 at a learning rate of 0.001, gradients clipped at 1, crops "
             f"and flips alone, no smoothed labels, no block left out at random, float32. {COUNTS}",
             "paper": f"{PAPER.format(images=255)} Three copies of each image are in a batch, and in 100 epochs; DeiT's "
@@ -270,7 +270,7 @@ TABLES = (
         job=noisy,
         protocol={
             "smoke": SMOKE.format(network="8/8/2/3"),
-            "small": SMALL.format(network="64/8/4/3", epochs=8).replace("2,500", "1,000"),
+            "small": SMALL.format(network="64/8/4/3", epochs=8),
             "paper": PAPER.format(images=256),
         },
         seeds=SEEDS,
@@ -287,7 +287,7 @@ TABLES = (
         columns=single(top1=TOP1, **ALIKE),
         job=vanilla,
         printed=PRINTED["fig3"],
-        protocol={**CONVMIXER, "small": f"{SMALL.format(network='64/8/4/3', epochs=6)} At rate 8 one layer is left."},
+        protocol={**CONVMIXER, "small": f"{SMALL.format(network='64/8/4/3', epochs=5)} At rate 8 one layer is left."},
         seeds=SEEDS,
         needs=after_unshared,
         picture=partial(heat_maps, titles={(row, ""): f"tied at rate {rate}" for row, rate in RATES.items()}),
