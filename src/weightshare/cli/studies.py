@@ -66,21 +66,6 @@ def demo(
 
 
 @app.command()
-def figure(
-    name: Annotated[str, typer.Argument(help="shortest-paths or shortest-paths-few, of Savarese 2019.")],
-    out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
-        "results"
-    ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
-) -> None:
-    """Make a figure again that is no table of `reproduce`, as numbers and as a picture."""
-    from weightshare.experiments.studies.figures import figure as make_figure
-
-    numbers, picture = make_figure(name, out, seeds=range(seeds))
-    print(f"{numbers}\n\nPicture: {picture}")
-
-
-@app.command()
 def papers(
     paper: Annotated[str | None, typer.Argument(help="One paper alone, such as pogodin2021.")] = None,
     results: Results = Path("results"),

@@ -4,8 +4,8 @@ Source: Savarese 2019, "Folding learned networks into explicitly recurrent forms
 "Evolution of sharing patterns". The poster does not tell the strength of its regulariser, nor how near to 1 is near.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import correlation, fmean
@@ -17,7 +17,7 @@ from weightshare.depth.fold import plan_loops
 from weightshare.depth.lsm import mean_similarity, mixtures
 from weightshare.depth.measure import Similarity
 from weightshare.depth.record import Evolution
-from weightshare.experiments.jobs import Outcome, Place, Scale, Training
+from weightshare.experiments.jobs import Scale, Training
 from weightshare.experiments.studies.savarese2019_cifar import CORES, CURVES, DIGITS, PROTOCOL
 from weightshare.experiments.studies.savarese2019_pictures import KINDS, STAGE
 from weightshare.experiments.table import Metric
@@ -69,26 +69,12 @@ EVOLVED: Mapping[str, Metric] = {
 """Likeness is the correlation over pairs of layers: 1 where the pattern is there already."""
 
 
-@dataclass(frozen=True)
-class Alike(Training):
-    """A training whose matrices are kept."""
-
-    def work(self, seeds: Sequence[int], place: Place) -> dict[int, Outcome]:
-        found = super().work(seeds, place)
-        for seed, one in found.items():
-            if one.metrics:
-                run = Path(self.resolved(seed, place).out)
-                seen = {**matrices(load_evolution(run / EVOLUTION)), **kinds(run)}
-                found[seed] = replace(one, curves={**one.curves, **seen})
-        return found
-
-
-def alike(row: str, column: str, scale: Scale) -> Alike:
+def alike(row: str, column: str, scale: Scale) -> Training:
     """The training of a row."""
     deltas = dict(DELTAS[scale])
     if scale == "smoke" and ROWS[row][1]:  # in five steps
         deltas["train.regularise"] = [asdict(Regularise("layer_similarity", 30.0))]
-    return Alike(partial(settings, row), row, column, deltas, folded, CURVES)
+    return Training(partial(settings, row), row, column, deltas, folded, CURVES, pictured)
 
 
 def settings(row: str, seed: int, runs: Path) -> RunConfig:
@@ -145,6 +131,11 @@ def matrices(evolution: Evolution) -> dict[str, list[float | None]]:
         for group, (_, values) in enumerate(pairs(evolution.similarity(moment)).items()):
             found[f"{STAGE}{group + 1}@{evolution.steps[moment]}"] = [round(value, 4) for value in values]
     return found
+
+
+def pictured(settings: RunConfig) -> dict[str, list[float | None]]:
+    """Curves of a finished run: how its matrices came about, and what folding makes of its layers."""
+    return {**matrices(load_evolution(Path(settings.out) / EVOLUTION)), **kinds(Path(settings.out))}
 
 
 def kinds(run: Path) -> dict[str, list[float | None]]:

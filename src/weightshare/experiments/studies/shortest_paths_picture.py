@@ -20,7 +20,7 @@ FREE, OBSTACLE, QUERY, PATH, EXTRA = "#f2f3f5", "#8d939c", "#d2762a", "#2f6fb4",
 MISSED = "#a9c8e8"
 FRESH = "-fresh"
 """The end of the names of rows that see new grids in each step; they are drawn apart."""
-COLOUR = dict(zip(("plain", "templates-4", "templates-4-lsm0.01"), COLOURS, strict=False))
+COLOUR: Mapping[str, str] = dict(zip(("plain", "templates-4", "templates-4-lsm0.01"), COLOURS, strict=False))
 """By row, without that end."""
 PIXELS = ".#*Q"
 """What a pixel is, by its number in curves named `truth@DISTANCE`: free, an obstacle, on a shortest path, an end."""
@@ -57,7 +57,9 @@ def draw_paths(found: Found) -> "Figure":
             axes.grid(color=INK, alpha=0.25, lw=0.6)
             quiet(axes)
         panels[0].set_ylabel("IoU of the path")
-    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines() if line.get_label() in COLOUR}
+    lines = {
+        str(line.get_label()): line for axes in figure.axes for line in axes.get_lines() if line.get_label() in COLOUR
+    }
     figure.legend(
         lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False, labelcolor=INK
     )
@@ -109,7 +111,7 @@ def draw_marks(found: Found) -> "Figure":
 def _phases(axes: "Axes", runs: Runs) -> None:
     """Scores over steps, phase by phase, with a line where the next one starts."""
     curves = next(iter(next(iter(runs.values())).values())).curves
-    steps, phases = curves["step"], curves["phase"]
+    steps, phases = ([int(value or 0) for value in curves[name]] for name in ("step", "phase"))
     for row, outcomes in runs.items():
         for phase in sorted({*phases}):
             at = [place for place, one in enumerate(phases) if one == phase]
@@ -123,8 +125,8 @@ def _phases(axes: "Axes", runs: Runs) -> None:
 
 def _distances(axes: "Axes", runs: Runs, key: str) -> None:
     """Scores over the distance of the query points, shaded where it was trained on."""
+    first = next(iter(next(iter(runs.values())).values())).curves
     for row, outcomes in runs.items():
-        first = next(iter(outcomes.values())).curves
         _line(axes, first[key], [one.curves[f"{key}_iou"] for one in outcomes.values()], row)
     axes.axvspan(0.5, _trained(first) + 0.5, color=INK, alpha=0.12, lw=0)
     axes.set_xlabel("distance (shaded: trained on)")
