@@ -183,7 +183,7 @@ def test_what_small_changes_is_told():
     assert torus.keys() == {
         "model", "precision", "train.epochs", "train.batch_size", "train.lr", "train.regularise"
     }  # fmt: skip
-    assert [one["every"] for one in torus["train.regularise"]] == [4, 4]
+    assert [one["every"] for one in torus["train.regularise"]] == [8, 8]
     assert TABLES["torus"].job("subgradient", "", "small").changed.keys() == torus.keys() - {"train.regularise"}
     cifar = TABLES["cifar10"].job("plain", "", "small").changed
     assert cifar.keys() == {

@@ -167,7 +167,7 @@ TABLES = (
             "paper": OURS[0].upper() + OURS[1:],
         },
         picture=regression.picture,
-        note="120 coefficients of four and of three different values; three and five percent are noise.",
+        note="120 coefficients of four and of three different values; the noise is 5 % of the signal.",
     ),
     Table(
         name=f"{PAPER}/figure-filters",
