@@ -73,7 +73,8 @@ def test_four_methods_are_made_and_drawn(tmp_path: Path) -> None:
     assert picture is not None
     left, right = picture(found).axes
     assert left.get_xscale() == "log"
-    assert [label.get_text() for label in right.get_yticklabels()] == [ARMS[row].title for row, _ in found]
+    names = [label.get_text() for label in right.get_yticklabels() if not label.get_text().endswith(":")]
+    assert names == [ARMS[row].title for row in ARMS if (row, "") in found]
 
 
 def test_beta_lasso_is_made(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Convex clustering of the filters of a trained network: how many are left, and what they are worth.
 
-Filters of each layer are pulled together by `argmin_z ½‖z − w‖² + s·R_C(z)`, `s` relative to how far the layer's filters
-are from their mean. Those that meet are one filter, which is stored once with labels. A path of strengths goes from all
-filters to few. Batch norm's statistics are taken again on training images after each fold, since merged filters are
-shorter; nothing is trained.
+Filters of each layer are pulled together by `argmin_z ½‖z − w‖² + s·R_C(z)`, `s` relative to how far the layer's
+filters are from their mean. Those that meet are one filter, which is stored once with labels. A path of strengths goes
+from all filters to few. Batch norm's statistics are taken again on training images after each fold, since merged
+filters are shorter; nothing is trained.
 
 | row | couplings | where a cluster stands |
 |---|---|---|
@@ -57,10 +57,10 @@ def path(seed: int, row: str, strengths: Sequence[float], images: int, folder: P
         data: Where it is read from; the run knows.
 
     Returns:
-        Curves over strengths: `filters` that are left and `accuracy`, both in percent, `error` of the filters in percent
-        of their size, and `gap`, the largest that the solver certifies, relative to `½‖w − mean‖²`. Metrics: the
-        fewest filters at which accuracy is within a point of the trained network's (`within`), and the accuracy at the
-        strength that leaves nearest to half of them (`half`).
+        Curves over strengths: `filters` that are left and `accuracy`, both in percent, `error` of the filters in
+        percent of their size, and `gap`, the largest that the solver certifies, relative to `½‖w − mean‖²`. Metrics:
+        the fewest filters at which accuracy is within a point of the trained network's (`within`), and the accuracy at
+        the strength that leaves nearest to half of them (`half`), with how many these are (`half-filters`).
     """
     del data
     model, found = trained(folder_of(folder, BASE, "", seed))
@@ -141,8 +141,8 @@ def kmeans(rows: Tensor, clusters: int) -> Tensor:
     """Labels of k-means by scikit-learn, every label used."""
     from sklearn.cluster import KMeans
 
-    found = KMeans(clusters, n_init=10, random_state=0).fit_predict(rows.numpy())
-    return torch.from_numpy(found).long().unique(return_inverse=True)[1]
+    solver = KMeans(clusters, n_init=10, random_state=0)  # pyright: ignore[reportArgumentType] - its stubs are wrong
+    return torch.from_numpy(solver.fit_predict(rows.numpy())).long().unique(return_inverse=True)[1]
 
 
 def recalibrate_(model: nn.Module, data: Data, images: int) -> None:

@@ -175,9 +175,9 @@ class Arm:
 
 
 STRENGTH, REWIND = 64.0, 0.9995
-"""Of the regulariser in the row that values start from. An AdamW step is about `lr` for every weight, and the map moves
-neighbours together by `2·lr·strength/d` of `d` weights, so `d / (2·strength)` weights can hold together: there are about a
-hundred clusters. Rewinding keeps the layer from shrinking as fast."""
+"""Of the regulariser in the row that values start from. A step of AdamW is about `lr` for every weight, and the map
+moves neighbours together by `2·lr·strength / d` of `d` weights, so that `d / (2·strength)` of them hold together: there
+are about a hundred clusters. Rewinding keeps the layer from shrinking as fast."""
 
 
 def _tied(rate: int, fuse: Literal["first", "mean"] = "first") -> list[Share]:

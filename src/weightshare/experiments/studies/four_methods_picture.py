@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from weightshare.analysis.pictures import COLOURS, INK, quiet
@@ -32,7 +33,7 @@ def picture(found: Found) -> "Figure":
         stored, accuracy = mean(outcomes, "stored"), mean(outcomes, "accuracy")
         if stored is not None and accuracy is not None and math.isfinite(accuracy):
             dots[row] = stored, accuracy, spread(outcomes, "accuracy")
-    figure = Figure(figsize=(10.0, 6.6), layout="constrained")
+    figure = Figure(figsize=(10.0, 7.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 0.72))
     _trade_off(left, dots)
     _by_name(right, dots)
@@ -67,23 +68,28 @@ def _trade_off(axes: "Axes", dots: Dots) -> None:
     axes.set_xscale("log")
     axes.set(xlabel="stored numbers (labels: bits over 32)", ylabel="test accuracy, % (line: the best of an axis)")
     axes.minorticks_off()
-    wholes = sorted({round(dot[0], -2) for row, dot in dots.items() if ARMS[row].family == "depth, hard"})
-    if wholes:
-        axes.set_xticks(wholes, [f"{whole / 1e3:,.0f} k" for whole in wholes])
+    ticks = {
+        share: statistics.median(dot[0] for row, dot in dots.items() if ARMS[row].share == share)
+        for share in SHARES
+        if share in {ARMS[row].share for row in dots}
+    }
+    axes.set_xticks([*ticks.values()], [f"{at / 1e3:,.0f} k\n{SHARES[share]}" for share, at in ticks.items()])
     axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="best")
 
 
 def _by_name(axes: "Axes", dots: Dots) -> None:
     at, ticks, names = 0.0, [], []
     for share, word in SHARES.items():
-        for row in [row for row in dots if ARMS[row].share == share]:
+        rows = [row for row in dots if ARMS[row].share == share]
+        if rows:
+            ticks.append(at)
+            names.append(f"{word}:")
+        for row in rows:
+            at += 1
             _, accuracy, width = dots[row]
-            axes.errorbar(*([accuracy], [at]), xerr=[width], fmt="o", markersize=4.5, color=colour_of(ARMS[row].family))
+            axes.errorbar([accuracy], [at], xerr=[width], fmt="o", markersize=4.5, color=colour_of(ARMS[row].family))
             ticks.append(at)
             names.append(ARMS[row].title)
-            at += 1
-        if ticks:
-            axes.text(1.0, at - 0.9, word, transform=axes.get_yaxis_transform(), ha="right", color=INK, fontsize=9)
-        at += 0.8
+        at += 1.3 * bool(rows)
     axes.set_yticks(ticks, names)
-    axes.set(ylim=(at - 0.8, -1), xlabel="test accuracy, %")
+    axes.set(ylim=(at - 0.6, -0.7), xlabel="test accuracy, %")
