@@ -152,6 +152,19 @@ def test_a_training_runs_with_its_deltas_and_says_them(table, request_of):
     assert outcome.environment["peak_memory_bytes"] > 1e6
 
 
+def test_a_run_of_another_protocol_makes_room(table, request_of, monkeypatch):
+    asked = request_of(rows=["trained"])
+    reproduce(asked, quiet)
+    longer = made(
+        job=lambda row, *_: replace(job(row, "", "smoke"), deltas={"train.epochs": 2, "prepare.fraction": 0.2})
+    )
+    monkeypatch.setattr(papers, "tables", lambda: {"made/up": longer})
+    reproduce(asked, quiet)
+    assert len(found(asked, longer).found["trained", ""][0].curves["test_accuracy"]) == 2
+    runs = asked.out / "made/up/smoke"
+    assert sorted(path.name for path in runs.glob("trained*")) == ["trained-seed0", "trained-seed0-before-1"]
+
+
 def test_own_deltas_have_a_folder_of_their_own(table, request_of):
     asked = request_of(rows=["trained"], deltas={"train.lr": 0.5}, name="fast")
     reproduce(asked, quiet)
