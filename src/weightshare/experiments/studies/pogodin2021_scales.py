@@ -77,8 +77,8 @@ def deltas(row: str, dataset: str, padding: int | None, scale: Scale) -> dict[st
 def _small(row: str, dataset: str, padding: int | None) -> dict[str, Any]:
     task = paper.TASKS[dataset]
     if padding is None:
-        square = {"image_size": 64, "prepare.cut": 56, "prepare.fraction": 0.05}
-        return square | {"train.epochs": 20, "train.lr": RATES[row.replace("first-conv", "lc").replace("lc-lc", "lc")]}
+        square = {"image_size": 64, "prepare.cut": 56, "prepare.fraction": 0.02, "train.fused": True}
+        return square | {"train.epochs": 2, "train.lr": RATES[row.replace("first-conv", "lc")]}
     repeats = paper.ROWS[row].repeats
     copies = max(1, COPIES // repeats)
     made = {"prepare.fraction": FRACTION, "prepare.pool": HALF, "prepare.copies": copies, "train.fused": True}
