@@ -32,6 +32,7 @@ def picture(found: Found) -> "Figure":
         axes.set(xscale="log", xlabel="strength, a multiple of the paper's", ylabel=title)
         axes.grid(color=INK, alpha=0.25, lw=0.6)
         quiet(axes)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    last = figure.axes[-1]
+    if last.get_legend_handles_labels()[0]:
+        last.legend(frameon=False, labelcolor=INK, fontsize=9)
     return figure
