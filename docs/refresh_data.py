@@ -6,7 +6,7 @@ python docs/refresh_data.py
 import json
 from pathlib import Path
 
-from weightshare.experiments.results import filled as with_blocks
+from weightshare.experiments.studies.results import filled as with_blocks
 
 from weightshare._table import render
 

@@ -82,7 +82,8 @@ def steps() -> str:
     on = f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}; "
     threads = sorted({found["threads"] for found in ratios.values() if "threads" in found})
     text = f"{on}steps on {' or '.join(map(str, threads))} of its threads."
-    tables = render(columns, rows, numbers=columns[2:]), render(several, seeds, numbers=several[1:])
+    tables = [render(columns, rows, numbers=columns[2:])]
+    tables += [render(several, seeds, numbers=several[1:])] if seeds else []
     return "\n\n".join((*tables, text))
 
 

@@ -14,7 +14,7 @@ from weightshare.depth.templates import Templates
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError
 from weightshare.experiments.printed import Printed, lin2022, pogodin2021, savarese2019, shakerinava2023, table
-from weightshare.experiments.studies.savarese2019_cifar import POSTER
+from weightshare.experiments.studies.savarese2019_cifar import BESIDE, CIFAR
 from weightshare.models import convmixer, wrn, wrn50
 from weightshare.models.by_name import import_timm
 from weightshare.models.wrn50 import BLOCKS
@@ -281,7 +281,7 @@ def fits(count: int, cell: Printed, decimals: int) -> bool:
     return round(count / 1e6, decimals) == cell.value
 
 
-@pytest.mark.parametrize("row", [*POSTER, "wrn-28-10-plain"])
+@pytest.mark.parametrize("row", [*CIFAR, *(f"{row}-cutout" for row in BESIDE)])
 def test_parameters_of_the_poster_are_ours_or_have_a_note(row):
     name, decimals = ("cutout", 1) if row.endswith("-cutout") else ("cifar", 0)
     row = row.removesuffix("-cutout")

@@ -21,7 +21,7 @@ from weightshare.experiments.cells import Cell, Source
 from weightshare.experiments.jobs import Calculation, Outcome, Place, Training, with_deltas
 from weightshare.experiments.papers import kept, states
 from weightshare.experiments.printed import Printed
-from weightshare.experiments.reproduce import Request, reproduce
+from weightshare.experiments.reproduce import Request, found_of, reproduce
 from weightshare.experiments.table import Metric, Table, no_job, single
 from weightshare.experiments.view import text_table, values
 from weightshare.training.environment import environment
@@ -152,12 +152,27 @@ def test_a_training_runs_with_its_deltas_and_says_them(table, request_of):
     assert outcome.environment["peak_memory_bytes"] > 1e6
 
 
+def test_a_run_of_another_protocol_makes_room(table, request_of, monkeypatch):
+    asked = request_of(rows=["trained"])
+    reproduce(asked, quiet)
+    longer = made(
+        job=lambda row, *_: replace(job(row, "", "smoke"), deltas={"train.epochs": 2, "prepare.fraction": 0.2})
+    )
+    monkeypatch.setattr(papers, "tables", lambda: {"made/up": longer})
+    reproduce(asked, quiet)
+    assert len(found(asked, longer).found["trained", ""][0].curves["test_accuracy"]) == 2
+    runs = asked.out / "made/up/smoke"
+    assert sorted(path.name for path in runs.glob("trained*")) == ["trained-seed0", "trained-seed0-before-1"]
+
+
 def test_own_deltas_have_a_folder_of_their_own(table, request_of):
     asked = request_of(rows=["trained"], deltas={"train.lr": 0.5}, name="fast")
     reproduce(asked, quiet)
     cell = Cell.read(asked.results / "made/up/smoke+fast/trained.json")
     assert cell.changed["train.lr"] == 0.5
     assert not found(asked, table).found
+    own = found_of(asked, weightshare.__version__)
+    assert own["trained", ""][0].metrics == cell.outcomes[0].metrics
     with pytest.raises(ConfigError, match="no table of trainings"):
         reproduce(request_of(rows=["low"], deltas={"train.lr": 0.5}, name="fast"), quiet)
     with pytest.raises(ConfigError, match=r"did you mean 'train\.lr'"):

@@ -66,31 +66,6 @@ def demo(
 
 
 @app.command()
-def figure(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022; shortest-paths or "
-            "shortest-paths-few, of Savarese 2019."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
-        "results"
-    ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
-    input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
-    data: Annotated[str | None, typer.Option(help="Of figure 6: images to train on, cifar10 by default.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
-    from weightshare.experiments.studies.figures import figure as make_figure
-
-    options = present(data=data, data_dir=data_dir)
-    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)
-    print(f"{numbers}\n\nPicture: {picture}")
-
-
-@app.command()
 def papers(
     paper: Annotated[str | None, typer.Argument(help="One paper alone, such as pogodin2021.")] = None,
     results: Results = Path("results"),
@@ -128,8 +103,8 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of run directories.")] = Path("runs/reproduce"),
 ) -> None:
     """Make what is missing of a table or figure, and print it beside the paper's numbers; once stopped, it goes on."""
-    from weightshare.experiments.papers import kept, table_named
-    from weightshare.experiments.reproduce import Request
+    from weightshare.experiments.papers import table_named
+    from weightshare.experiments.reproduce import Request, found_of
     from weightshare.experiments.reproduce import reproduce as make
     from weightshare.experiments.table import checked_scale
     from weightshare.experiments.view import text_table
@@ -154,8 +129,19 @@ def reproduce(
     except (KeyboardInterrupt, Stopped) as stop:
         print(f"Stopped: what was done is kept. Go on with the same command. ({stop})", file=sys.stderr)
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
-    asked = table_named(table)
-    print(text_table(asked, kept(results, asked, request.folder, version("weightshare")).found))
+    print(text_table(table_named(table), found_of(request, version("weightshare"))))
+
+
+@app.command()
+def site(
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("site"),
+) -> None:
+    """Write pages from results: each table and figure beside its paper, trade-offs, how to make each again."""
+    from weightshare.experiments.site import build
+
+    pages = build(results, out, version("weightshare"))
+    print(f"{len(pages)} pages. Open {pages[0]}")
 
 
 def _listed(text: str | None) -> list[str] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 import json
 from pathlib import Path
 import time
@@ -20,7 +21,7 @@ from weightshare.errors import ConfigError, Diverged, TrainingError
 from weightshare.training.energy import joules
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.recipe import RunConfig, strict
-from weightshare.training.run import ANYWHERE, read_history, run
+from weightshare.training.run import ANYWHERE, finished, read_history, run
 
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
@@ -221,6 +222,7 @@ class Training(Job):
 
     def _one(self, seed: int, place: Place) -> Outcome:
         settings = self.resolved(seed, place)
+        _make_room(settings)
         with measured() as cost:
             try:
                 summary = run(settings, label=Path(settings.out).name)
@@ -239,6 +241,16 @@ class Training(Job):
         curves |= self.pictured(settings) if self.pictured else {}
         numbers = {"stored": summary["stored"], "images_per_second": round(summary["images_per_second"], 1)}
         return Outcome(metrics, numbers, curves, summary["training_seconds"], named, machine)
+
+
+def _make_room(settings: RunConfig) -> None:
+    """Give a run directory another name if it holds a run of another protocol; nothing in it is lost."""
+    folder = Path(settings.out)
+    try:
+        finished(folder, settings)
+    except TrainingError:  # it holds another run
+        number = next(number for number in count(1) if not Path(f"{folder}-before-{number}").exists())
+        folder.rename(f"{folder}-before-{number}")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from weightshare.analysis.pictures import COLOURS, INK, quiet
+from weightshare.errors import ConfigError
 from weightshare.experiments.jobs import Outcome, Place, Training, measured
 from weightshare.experiments.table import Found
 from weightshare.space.lattice import Lattice
@@ -50,6 +51,11 @@ class Divergence(Training):
     def config(self) -> dict[str, Any]:
         return super().config | {"steps": self.steps}
 
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        rest = {key: value for key, value in held.items() if key != "steps"}
+        whole = Training(self.settings, self.row, self.column, self.deltas)
+        return held.get("steps") == self.steps and whole.agrees(rest)
+
     def work(self, seeds: Sequence[int], place: Place) -> dict[int, Outcome]:
         return {seed: self._measured(self.resolved(seed, place)) for seed in seeds}
 
@@ -65,6 +71,9 @@ def diverging(settings: RunConfig, steps: int) -> Mapping[str, list[float | None
     Args:
         settings: The training; its learning rate stays what it is.
         steps: How many.
+
+    Raises:
+        ConfigError: If there are too few images.
     """
     data = _enough(settings, steps)
     model, _ = prepared(settings, data)
@@ -89,9 +98,11 @@ def diverging(settings: RunConfig, steps: int) -> Mapping[str, list[float | None
 
 
 def _enough(settings: RunConfig, steps: int) -> Data:
-    """As many images of every class as the steps need, so that one epoch is all of them."""
+    """As many images as the steps need, so that one epoch is all of them."""
     found = settings.prepare(load_data(settings.data, settings.data_dir, settings.image_size))
     need = steps * settings.train.batch_size // settings.train.augment.repeats
+    if len(found.train) < need:
+        raise ConfigError(f"{found.name} has {len(found.train):,} images, need {need:,} for {steps} different batches.")
     rows = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(settings.seed))[:need]
     part: Any = found.train
     few: Any = found.test  # fit measures on test images after the epoch, which nobody asks for

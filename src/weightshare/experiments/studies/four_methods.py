@@ -1,7 +1,7 @@
 """All four methods on one task at equal stored numbers: networks, ways to share, and what a trained one really stores.
 
-The network is isotropic and locally connected: eight equal residual blocks, each with a 3×3 kernel of its own at each of
-4×4 positions. So every axis can act on the same weights: layers are alike (depth), positions are alike (space), and
+The network is isotropic and locally connected: eight equal residual blocks, each with a 3×3 kernel of its own at each
+of 4×4 positions. So every axis can act on the same weights: layers are alike (depth), positions are alike (space), and
 each weight has thousands of numbers (values). A share of `1/r` is reached by each method in its own way:
 
 | | a half | a quarter | a sixteenth |
@@ -174,8 +174,10 @@ class Arm:
     less: int = 0
 
 
-STRENGTH, REWIND = 3e-3, 0.98
-"""Of the regulariser in the row that values start from."""
+STRENGTH, REWIND = 64.0, 0.9995
+"""Of the regulariser in the row that values start from. A step of AdamW is about `lr` for every weight, and the map
+moves neighbours together by `2·lr·strength / d` of `d` weights, so that `d / (2·strength)` of them hold together: there
+are about a hundred clusters. Rewinding keeps the layer from shrinking as fast."""
 
 
 def _tied(rate: int, fuse: Literal["first", "mean"] = "first") -> list[Share]:
@@ -217,7 +219,9 @@ ARMS: dict[str, Arm] = {
     "sleep-4": Arm("sleep, then 4 classes of positions", 1 / 4, "positions", sleep=_asleep(2), finish="classes"),
     "rank-4": Arm("kernels of rank 4", 1 / 4, "positions", positions=4),
     "codebook-4": Arm("256 values", 1 / 4, "values", codebook=_values(256), start="plain", retrained=True),
-    "proximal-4": Arm("R, then 256 values", 1 / 4, "values", codebook=_values(256), start="regularised", retrained=True),
+    "proximal-4": Arm(
+        "R, then 256 values", 1 / 4, "values", codebook=_values(256), start="regularised", retrained=True
+    ),
     "convolution-4": Arm("convolutions of twice the width", 1 / 4, "positions", 2, positions="all", less=1),
     "narrower-16": Arm("narrower", 1 / 16, "nothing", 1 / 4, None),
     "convolution-16": Arm("a convolution from the start", 1 / 16, "positions", positions="all"),
@@ -239,13 +243,6 @@ ARMS: dict[str, Arm] = {
 """By the name of a row: the way to share, and the share of the stored numbers as `-1/share`. A row comes after the one
 that it starts from."""
 
-
-def titled(row: str) -> str:
-    """What a row is, and how much it stores."""
-    arm = ARMS[row]
-    return f"{SHARES[arm.share]}: {arm.title}"
-
-
 SHARES = {1.0: "all", 1 / 2: "a half", 1 / 4: "a quarter", 1 / 16: "a sixteenth"}
 NOWHERE = Path("runs")
 CHANNELS = 64
@@ -253,8 +250,14 @@ RECIPE = Recipe(epochs=100, batch_size=128, lr=3e-3, weight_decay=0.05, augment=
 PREPARE = Prepare()
 
 
+def titled(row: str) -> str:
+    """What a row is, and how much it stores."""
+    arm = ARMS[row]
+    return f"{SHARES[arm.share]}: {arm.title}"
+
+
 def budget(share: float, channels: int) -> float:
-    """How many numbers a row of a share may store: those of stem, norms and head, which no row shares, and of blocks."""
+    """How many numbers a row of a share may store: of stem, norms and head, which no row shares, and of the blocks."""
     return share * DEPTH * _weights(channels) + (147 + 1 + 2 * (DEPTH + 1) + 10) * channels + 10
 
 

@@ -1,10 +1,12 @@
 """The trainings of Pogodin 2021 as jobs: what `small` and `smoke` change of the paper's protocol, and what is measured.
 
-Two cores are given a problem in which kernels of their own cost something: few images, seen so often that they are
-learnt by heart. So the network keeps its widths and has a third of its blocks, images are halved (a padding of 2 then
-is the paper's 4), and a hundredth of the paper's steps makes as many passes over a fiftieth of its images as there is
-time for. Copies of these images (`prepare.copies`) only make an epoch longer: with them every row makes as many steps,
-where the paper's repeats take so many times longer, and test images are looked at a few times instead of at each pass.
+`small` keeps the widths of the network, takes a third of its blocks, halves images (a padding of 2 then is the paper's
+4), and learns from the first images of each class only, so that there is time to go over them often. Fewer than these
+do not show what the paper shows: of a thousand images a local network knows as much as a convolutional one (44.9 and
+45.5 % of test images, both having learnt theirs by heart).
+
+Copies of images (`prepare.copies`) only make an epoch longer, so that test images are looked at a few times instead of
+after each pass. Every row makes as many steps, where the paper's repeats take so many times longer.
 """
 
 from collections.abc import Mapping
@@ -18,10 +20,11 @@ from weightshare.experiments.studies.divergence import EVERY, STEPS, Divergence
 from weightshare.experiments.studies.divergence import RATES as RATES_OF_FIGURE_6
 from weightshare.training.recipe import RunConfig
 from weightshare.training.run import trained
+from weightshare.training.snapshot import NOISE
 
-COPIES = 16
-"""Passes over the images that count as one epoch of `small`, repeats included: as many as the paper repeats them."""
-FRACTION, BATCH, EPOCHS = 0.02, 64, 7
+FRACTION, PASSES, BATCH = 0.08, 32, 64
+COPIES = 8
+"""Passes over the images that count as one epoch of `small`, repeats included."""
 HALF = 2
 """By what the sides of images, squares and paddings are divided."""
 
@@ -32,8 +35,8 @@ RATES = {
     "lc-reps8": 3e-3,
     "lc-reps16": 3e-3,
     "lc-ws1": 1e-2,
-    "lc-ws10": 4e-3,
-    "lc-ws100": 3e-3,
+    "lc-ws10": 6e-3,
+    "lc-ws100": 2e-3,
 }
 """Learning rates of `small`, whatever the data set and the padding: a schedule with so few steps wants higher ones."""
 
@@ -59,7 +62,8 @@ def training(row: str, dataset: str, padding: int | None, scale: Scale) -> Train
         found = paper.accuracies(*measured_on(made))
         return {f"{dataset}/top{count}": 100 * share for count, share in zip((1, 5), found, strict=True)}
 
-    return Training(settings, row, dataset, deltas(row, dataset, padding, scale), measure)
+    changes = deltas(row, dataset, padding, scale)
+    return Training(settings, row, dataset, changes, measure, ("train_accuracy", "test_accuracy", *NOISE))
 
 
 def deltas(row: str, dataset: str, padding: int | None, scale: Scale) -> dict[str, Any]:
@@ -75,9 +79,10 @@ def _small(row: str, dataset: str, padding: int | None) -> dict[str, Any]:
     if padding is None:
         square = {"image_size": 64, "prepare.cut": 56, "prepare.fraction": 0.05}
         return square | {"train.epochs": 20, "train.lr": RATES[row.replace("first-conv", "lc").replace("lc-lc", "lc")]}
-    copies = COPIES // paper.ROWS[row].repeats
-    made = {"prepare.fraction": FRACTION, "prepare.pool": HALF, "prepare.copies": copies}
-    made |= {"train.epochs": EPOCHS, "train.lr": RATES[row]}
+    repeats = paper.ROWS[row].repeats
+    copies = max(1, COPIES // repeats)
+    made = {"prepare.fraction": FRACTION, "prepare.pool": HALF, "prepare.copies": copies, "train.fused": True}
+    made |= {"train.epochs": PASSES // (copies * repeats), "train.lr": RATES[row]}
     if task.cut is not None:
         return made | {"prepare.cut": task.cut // HALF, "prepare.margin": padding // HALF}
     return made | ({"train.augment.crop": padding // HALF} if padding else {})
@@ -110,5 +115,6 @@ def divergence(row: str, column: str, scale: Scale) -> Divergence:
         return replace(made, train=replace(made.train, lr=RATES_OF_FIGURE_6[row]))
 
     fewer = deltas("lc-ws10", "cifar10", 4, scale)
-    kept = {key: value for key, value in fewer.items() if key not in ("train.lr", "train.epochs")}
+    left = ("train.lr", "train.epochs", "prepare.fraction", "prepare.copies")
+    kept = {key: value for key, value in fewer.items() if key not in left}
     return Divergence(settings, row, column, kept, steps=STEPS if scale != "smoke" else EVERY + 2)

@@ -8,7 +8,7 @@ Source: Pogodin 2021, sections 5, B.1 and B.2; see `pogodin2021_protocol.tuned`.
 text does not say how many; of equally good points the first one, which is the one with the higher learning rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,8 +20,8 @@ from weightshare.experiments.studies import pogodin2021_protocol as paper
 from weightshare.experiments.studies.pogodin2021_scales import training
 from weightshare.training.recipe import RunConfig
 
-SHORTER = {"prepare.fraction": 0.04, "prepare.validation": 0.5, "train.epochs": 2}
-"""What `small` sets besides what its trainings do: as many images held out as learnt from, and fewer passes."""
+HELD_OUT, SHORTER = 0.5, 2
+"""Of `small`: the share of its trainings' images that is measured on instead, and by what their passes are divided."""
 Point = tuple[float, float]
 
 
@@ -44,6 +44,11 @@ class GridSearch(Job):
     @property
     def config(self) -> dict[str, Any]:
         return {"search": [self._at(point).config for point in self.points]}
+
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        points = held.get("search", [])
+        own = [self._at(point) for point in self.points]
+        return len(points) == len(own) and all(one.agrees(point) for one, point in zip(own, points, strict=True))
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -86,6 +91,7 @@ def search(row: str, dataset: str, padding: int, scale: Scale) -> GridSearch:
     printed = list(product(*GRIDS[dataset, "conv" if row == "conv" else "lc"]))
     made = training(row, dataset, padding, scale)
     if scale == "small":
-        made = replace(made, deltas={**made.deltas, **SHORTER})
+        epochs = made.deltas["train.epochs"] // SHORTER
+        made = replace(made, deltas={**made.deltas, "prepare.validation": HELD_OUT, "train.epochs": epochs})
     points = [printed[0], printed[-1]] if scale == "smoke" else printed
     return GridSearch(made, dataset, points, printed)

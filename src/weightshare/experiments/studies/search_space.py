@@ -40,7 +40,7 @@ def staged(seed: int, stage: int, depth: int = DEPTH) -> Outcome:
         ]
         for count in ("paper", "exact")
     }
-    read = {f"{count}-{slots}": curve[slots - 1] for count, curve in curves.items() for slots in READ}
+    read = {f"{count}-{slots}": curve[slots - 1] for count, curve in curves.items() for slots in READ if slots <= depth}
     return Outcome({name: value for name, value in read.items() if value is not None}, curves=curves)
 
 

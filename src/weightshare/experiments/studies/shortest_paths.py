@@ -4,13 +4,12 @@ Three ways to hold the same layers: each a kernel of its own, all of them mixtur
 whose layers are driven to be alike. All see the same grids in the same order, in phases of growing distance between the
 query points. What is asked: how fast each gets used to a new phase, and what it does at distances that no phase had.
 
-Source: Savarese 2019 (poster), "Extrapolation bias". Differs: the poster trains 100 layers on 32×32 pixels for 50
-epochs a phase; here a network of 32 layers sees 16×16 pixels and some hundred batches a phase, drawn anew for each
-step. Its distances, widths, optimizer and numbers are not in the text that the project has.
+Source: Savarese 2019 (poster), "Extrapolation bias". Differs: its distances, widths, optimizer, rates and numbers are
+not in the text that the project has; what `shortest_paths_table` sets there is ours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 import json
 import math
@@ -38,7 +37,6 @@ from weightshare.training.snapshot import Progress, generators, read_snapshot, w
 from weightshare.training.workplace import at_work
 from weightshare.verbs import share_
 
-PAPER, TABLE = "savarese2019", "shortest-paths"
 WHERE = "layers.*.conv.weight"
 HELD_OUT = 2**40  # first of the numbers that grids to be measured on are drawn from; training's start with its seed
 MOMENTS = (0.0, 0.02, 0.1, 0.5)
@@ -66,18 +64,6 @@ class Row:
     grids: int = 0
     width: int = 24
     depth: int = 32
-
-
-ROWS: dict[str, Row] = {
-    "plain": Row(),
-    "templates-4": Row(templates=4, lr=8e-3),
-    "templates-4-lsm0.01": Row(templates=4, similarity=0.01, lr=8e-3),
-    "templates-4-lsm0.1": Row(templates=4, similarity=0.1, lr=8e-3),
-}
-"""By name, as they stand in the results; all see new grids in each step."""
-
-FEW: dict[str, Row] = {name: replace(ROWS[name], grids=192) for name in ("plain", "templates-4", "templates-4-lsm0.01")}
-"""The same from few grids: those of a phase are seen 50 times, as the poster's are."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +211,7 @@ def train(
     out: str | Path,
     task: Task,
     schedule: Schedule,
-    rows: Mapping[str, Row] = ROWS,
+    rows: Mapping[str, Row],
     device: str = "cpu",
 ) -> Any:
     """Train a network through all phases; go on where an earlier call was stopped, to the same weights.
@@ -242,8 +228,9 @@ def train(
     Returns:
         What `run.json` of the run holds: `curve`, measurements with `step`, `phase` and the scores on held-out grids of
         that phase, of networks with templates also `likeness`, the mean of the layer similarity matrix, and at the
-        `moments` of the schedule the `matrix` itself; `distances` and `larger`, scores for each distance on grids of the trained size and of the larger
-        one; `likeness`, the layer similarity matrix at the end, or `None`; `stored`, `seconds`, `environment`.
+        `moments` of the schedule and the end the `matrix` itself; `distances` and `larger`, scores for each distance on
+        grids of the trained size and of the larger one; `likeness`, the last matrix, or `None`; `stored`, `seconds`,
+        `environment`.
 
     Raises:
         ConfigError: If there is no such row.
@@ -282,7 +269,7 @@ def train(
     return made
 
 
-def trained_model(name: str, seed: int, out: str | Path, rows: Mapping[str, Row] = ROWS) -> GridCNN:
+def trained_model(name: str, seed: int, out: str | Path, rows: Mapping[str, Row]) -> GridCNN:
     """The network of a run that is done.
 
     Raises:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from weightshare.experiments.jobs import Calculation, Outcome, Scale
-from weightshare.experiments.studies.shortest_paths import Row, Schedule, Task, train
+from weightshare.experiments.studies.savarese2019_pictures import GRID
+from weightshare.experiments.studies.shortest_paths import Row, Schedule, Task, marks, train, trained_model
+from weightshare.experiments.studies.shortest_paths_picture import FRESH, PIXELS
 from weightshare.experiments.table import Metric
+from weightshare.training.data.shortest_paths import Grids
 
 TITLES: Mapping[str, str] = {
     "plain": "a kernel for each layer",
@@ -20,7 +23,6 @@ TITLES: Mapping[str, str] = {
     "templates-4-fresh": "4 templates, new grids in each step",
     "templates-4-lsm0.01-fresh": "4 templates, layers driven to be alike, new grids in each step",
 }
-FRESH = "-fresh"
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},
     "templates-4": {"templates": 4, "lr": 8e-3},
@@ -44,11 +46,11 @@ SIZES: Mapping[Scale, tuple[Mapping[str, Any], Task, Schedule]] = {
 METRICS = {
     "params": Metric("parameters", "thousand", "low", 1),
     "adaptation": Metric("IoU right after a change of phase"),
-    "phases": Metric("IoU through all phases but the first"),
+    "phases": Metric("IoU through phases 2 to 4"),
     **{f"phase{number}": Metric(f"IoU at the end of phase {number}") for number in (1, 2, 3, 4)},
-    "trained": Metric("IoU in the end, distances of training"),
+    "trained": Metric("IoU in the end, trained distances"),
     "beyond": Metric("IoU in the end, longer distances"),
-    "larger": Metric("IoU in the end, longer distances on larger grids"),
+    "larger": Metric("IoU in the end, longer, larger grids"),
     "similarity": Metric("mean of the layer similarity matrix", "", "", 3),
 }
 
@@ -71,14 +73,16 @@ def walked(seed: int, folder: Path, row: str, **sizes: Any) -> Outcome:
     made = {kind: {field.name: sizes[field.name] for field in fields(kind) if field.name in sizes} for kind in KINDS}
     task = Task(phases, **made[Task])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    run = train(row, seed, folder, task, Schedule(**made[Schedule]), {row: Row(**made[Row])}, device)
-    return Outcome(measures(run, task), {"stored": run["stored"]}, curves(run), run["seconds"])
+    rows = {row: Row(**made[Row])}
+    run = train(row, seed, folder, task, Schedule(**made[Schedule]), rows, device)
+    seen = curves(run, task) | (marked(row, folder, rows, task) if seed == 0 else {})
+    return Outcome(measures(run, task), {"stored": run["stored"]}, seen, run["seconds"])
 
 
 def measures(run: Mapping[str, Any], task: Task) -> dict[str, float]:
     """The metrics of a run, as `train` returns it: IoU in percent."""
     of_phase = [[100 * one["iou"] for one in run["curve"] if one["phase"] == at] for at in range(len(task.phases))]
-    last = max(high for _, high in task.phases)
+    last = _last(task)
     near = [one["iou"] for one in run["distances"] if one["distance"] <= last]
     far = {key: [one["iou"] for one in run[key] if one["distance"] > last] for key in ("distances", "larger")}
     found = {
@@ -94,9 +98,9 @@ def measures(run: Mapping[str, Any], task: Task) -> dict[str, float]:
     return found | ({"similarity": end["likeness"]} if "likeness" in end else {})
 
 
-def curves(run: Mapping[str, Any]) -> dict[str, Sequence[float | None]]:
+def curves(run: Mapping[str, Any], task: Task) -> dict[str, Sequence[float | None]]:
     """What pictures need of a run: scores through the phases and over distances, matrices as pairs of layers."""
-    found: dict[str, Sequence[float | None]] = {}
+    found: dict[str, Sequence[float | None]] = {"trained": [task.phases[0][0], _last(task)]}
     for key in ("step", "phase", "iou", "whole", "likeness"):
         if key in run["curve"][0]:
             found[key] = [_short(one[key]) for one in run["curve"]]
@@ -105,7 +109,20 @@ def curves(run: Mapping[str, Any]) -> dict[str, Sequence[float | None]]:
         found[f"{key}_iou"] = [_short(one["iou"]) for one in run[key]]
     for one in run["curve"]:
         if "matrix" in one:
-            found[f"pairs@{one['step']}"] = [line[j] for i, line in enumerate(one["matrix"]) for j in range(i)]
+            found[f"{GRID}@{one['step']}"] = [line[j] for i, line in enumerate(one["matrix"]) for j in range(i)]
+    return found
+
+
+def marked(row: str, folder: Path, rows: Mapping[str, Row], task: Task) -> dict[str, Sequence[float | None]]:
+    """Held-out grids and what the network of the first seed marks, at four distances; each the first, not chosen."""
+    model, last, found = trained_model(row, 0, folder, rows), _last(task), {}
+    for distance in (max(1, last // 2), last, min(last + 2, task.longest), (last + task.longest + 1) // 2):
+        grids = task.measured_on((distance, distance))
+        one = Grids(*(part[:1] for part in grids))
+        query, closed = one.inputs[0].bool()
+        truth = torch.where(query, PIXELS.index("Q"), torch.where(closed, PIXELS.index("#"), 2 * one.on_path[0].long()))
+        found[f"truth@{distance}"] = truth.flatten().tolist()
+        found[f"marks@{distance}"] = (marks(model, one.inputs, "float32") > 0).flatten().long().tolist()
     return found
 
 
@@ -116,6 +133,11 @@ def _arguments(row: str, scale: Scale) -> dict[str, Any]:
     network, task, schedule = SIZES[scale]
     made = Row(**{**network, **ROWS[row.removesuffix(FRESH)], **({"grids": 0} if row.endswith(FRESH) else {})})
     return {"row": row, **asdict(made), **asdict(task), **asdict(schedule)}
+
+
+def _last(task: Task) -> int:
+    """The longest distance that is trained on."""
+    return max(high for _, high in task.phases)
 
 
 def _short(value: float) -> float:

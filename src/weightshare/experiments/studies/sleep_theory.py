@@ -111,10 +111,8 @@ def sleeping(
     else:
         found = theory.simulate(start, inputs, hebbian_rates(steps), gamma, alpha, momentum, at)
     limit = float(theory.minus_log_snr_limit(gamma))
-    return {
-        seed: _outcome(at, *one, limit)
-        for seed, *one in zip(seeds, found.curve, settled.tolist(), presented.tolist(), strict=True)
-    }
+    runs = zip(seeds, found.curve, settled.tolist(), presented.tolist(), strict=True)
+    return {seed: _outcome(at, curve, aim, lagging, limit) for seed, curve, aim, lagging in runs}
 
 
 def _outcome(at: Sequence[int], curve: Tensor, settled: float, presented: float, limit: float) -> Outcome:
