@@ -76,7 +76,7 @@ def timing(row: str, column: str, scale: Scale) -> Calculation:
 def fit(row: str, column: str, scale: Scale) -> Calculation:
     """One way to fit one problem of linear regression."""
     problem = asdict(regression.PROBLEMS[column])
-    little = {"rows": problem["rows"] // 3, "coefficients": 40, "validation": 20}
+    little = {"rows": problem["rows"] // 6, "coefficients": 20, "validation": 20}
     here, paper = (
         {"row": row, "column": column, "problem": {**problem, **(little if at == "smoke" else {})}}
         for at in (scale, "paper")
@@ -162,7 +162,7 @@ TABLES = (
         columns={column: _fit_metrics(column) for column in regression.PROBLEMS},
         job=fit,
         protocol={
-            "smoke": "A third of the observations, 40 coefficients.",
+            "smoke": "A sixth of the observations, 20 coefficients.",
             "small": "Nothing.",
             "paper": OURS[0].upper() + OURS[1:],
         },

@@ -135,6 +135,7 @@ def picture(found: Found) -> "Figure":
         if points:
             axes.plot([*points], [*points.values()], color=colour, marker=".", ls="-" if ours else "--", label=row)
     axes.set(xscale="log", yscale="log", xlabel="weights", ylabel="seconds for one map")
+    axes.minorticks_off()
     axes.grid(color=INK, alpha=0.25, lw=0.6)
     if axes.lines:
         axes.legend(

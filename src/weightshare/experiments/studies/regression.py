@@ -12,6 +12,7 @@ that the project has, so the problems are ours.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
@@ -176,23 +177,38 @@ def oracle(data: Data) -> Fit:
     return Fit(regress_clusters(data.x, data.y, labels), labels)
 
 
-def _shared(problem: Problem, data: Data) -> Fit:
-    return data.choose(convex(problem, data))
+@dataclass(frozen=True)
+class Case:
+    """A problem, the data of a seed, and the convex path, which several ways to fit go along."""
+
+    problem: Problem
+    data: Data
+
+    @cached_property
+    def path(self) -> list[Fit]:
+        return convex(self.problem, self.data)
+
+    @property
+    def shared(self) -> Fit:
+        """The best of the path."""
+        return self.data.choose(self.path)
 
 
-def _rewound(problem: Problem, data: Data) -> Fit:
-    return refit(data, rewound(problem, data, _shared(problem, data)))
+@lru_cache(maxsize=32)
+def case(problem: Problem, seed: int) -> Case:
+    """The case of a seed, kept for the next way to fit it."""
+    return Case(problem, draw(problem, seed))
 
 
-FITS: Mapping[str, Callable[[Problem, Data], Fit]] = {
-    "least-squares": lambda problem, data: least_squares(data),
-    "ridge": lambda problem, data: ridge(data),
-    "lasso": lambda problem, data: lasso(data),
-    "lasso-kmeans": lambda problem, data: kmeans(data, lasso(data)),
-    "shared": _shared,
-    "shared-refit": lambda problem, data: refit(data, convex(problem, data)),
-    "rewound-refit": _rewound,
-    "oracle": lambda problem, data: oracle(data),
+FITS: Mapping[str, Callable[[Case], Fit]] = {
+    "least-squares": lambda at: least_squares(at.data),
+    "ridge": lambda at: ridge(at.data),
+    "lasso": lambda at: lasso(at.data),
+    "lasso-kmeans": lambda at: kmeans(at.data, lasso(at.data)),
+    "shared": lambda at: at.shared,
+    "shared-refit": lambda at: refit(at.data, at.path),
+    "rewound-refit": lambda at: refit(at.data, rewound(at.problem, at.data, at.shared)),
+    "oracle": lambda at: oracle(at.data),
 }
 STEPS = "steps-"
 ROWS = {
@@ -241,16 +257,17 @@ def regression(row: str, column: str, problem: Mapping[str, Any], seed: int) -> 
         ConfigError: If there is no such row, or a method needs more than 20,000 steps.
     """
     made = Problem(**{**problem, "values": tuple(problem["values"])})
-    data = draw(made, seed)
+    at = case(made, seed)
+    data = at.data
     if row in FITS:
-        fit = FITS[row](made, data)
+        fit = FITS[row](at)
         curves = {"truth": data.truth.tolist(), "found": fit.coefficients.tolist()}
         numbers = {"strength": fit.strength, "zeros": int((fit.coefficients == 0).sum())}
         return Outcome({f"{column}/{key}": value for key, value in measure(fit, data).items()}, numbers, curves)
     methods = {f"{STEPS}{method}": method for method in get_args(Method)}
     if row not in methods:
         raise ConfigError(f"row={row!r}: need one of {', '.join((*FITS, *methods))}.")
-    strength = _shared(made, data).strength
+    strength = at.shared.strength
     heights = way(made, data, strength, methods[row])
     least = regress_shared(data.x, data.y, strength, made.l1 * strength, tolerance=1e-10).objectives.min()
     steps = sorted({round((len(heights) - 1) ** (part / 60)) - (part == 0) for part in range(61)})

@@ -34,7 +34,7 @@ LOOK: dict[Any, Any] = {
 SHOWN = {
     "lasso": "lasso",
     "shared": "shared (convex)",
-    "rewound-refit": "shared, rewound and refit",
+    "rewound-refit": "rewound and refit",
 }
 METHODS = {"plain": "plain proximal gradient", "momentum": "heavy ball", "fista": "FISTA"}
 

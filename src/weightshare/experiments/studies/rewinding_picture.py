@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from weightshare.analysis.pictures import COLOURS, INK, quiet
 from weightshare.experiments.cells import mean, spread
-from weightshare.experiments.studies.shakerinava2023_protocol import REWINDING, REWINDS
+from weightshare.experiments.studies.shakerinava2023_protocol import REWINDING, REWINDS, STRENGTHS
 from weightshare.experiments.table import Found
 
 if TYPE_CHECKING:
@@ -30,8 +30,11 @@ def picture(found: Found) -> "Figure":
                 x, y, bars = zip(*points, strict=True)
                 axes.errorbar(x, y, bars, color=colour, marker=".", lw=1.2, elinewidth=0.8, label=f"ρ = {rewind:g}")
         axes.set(xscale="log", xlabel="strength, a multiple of the paper's", ylabel=title)
+        axes.minorticks_off()
+        axes.set_xticks(STRENGTHS, [str(strength) for strength in STRENGTHS])
         axes.grid(color=INK, alpha=0.25, lw=0.6)
         quiet(axes)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+    last = figure.axes[-1]
+    if last.get_legend_handles_labels()[0]:
+        last.legend(frameon=False, labelcolor=INK, fontsize=9)
     return figure
