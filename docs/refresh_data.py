@@ -6,9 +6,8 @@ python docs/refresh_data.py
 import json
 from pathlib import Path
 
-from weightshare.experiments.studies.results import filled as with_blocks
-
 from weightshare._table import render
+from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "data.md"
