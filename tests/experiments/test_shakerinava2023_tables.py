@@ -181,7 +181,7 @@ def test_shuffled_pixels_are_the_same_with_another_order():
 def test_what_small_changes_is_told():
     for row in ("regularised", "subgradient"):
         torus = TABLES["torus"].job(row, "", "small").changed
-        assert torus == {"model": "torus-mlp:4/8", "precision": "32-true", "train.epochs": 60, "train.lr": 0.2}
+        assert torus == {"model": "torus-mlp:4/8", "precision": "32-true", "train.epochs": 50, "train.lr": 0.2}
     cifar = TABLES["cifar10"].job("plain", "", "small").changed
     assert cifar.keys() == {
         "model", "precision", "prepare.fraction", "train.epochs", "train.batch_size", "train.augment"
