@@ -347,8 +347,8 @@ TABLES: tuple[Table, ...] = (
         picture=filter_clusters.picture,
         protocol={
             "smoke": "Digits, one epoch, ConvMixer 8/2/2/3, two strengths.",
-            "small": "ConvMixer 48/4/4/5 instead of 256/8/2/5, 8 epochs instead of 100, the first fifth of the training "
-            "images.",
+            "small": "ConvMixer 48/4/4/5 instead of 256/8/2/5, 8 epochs instead of 100, the first fifth of the "
+            "training images.",
             "paper": "A protocol of ours: CIFAR-10, ConvMixer 256/8/2/5, AdamW, 100 epochs.",
         },
     ),
