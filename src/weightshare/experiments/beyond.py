@@ -221,28 +221,24 @@ def dial_measured(config: RunConfig, summary: Mapping[str, Any]) -> dict[str, fl
     return {"accuracy": 100 * summary["accuracy"], "stored": summary["stored"]}
 
 
-STRENGTHS: Mapping[Scale, list[float]] = {
-    "smoke": [0.2, 1.0],
-    "small": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0],
-    "paper": [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0],
+STRENGTHS = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]
+CLUSTER_DELTAS: Mapping[Scale, dict[str, Any]] = {
+    "smoke": {**DIGITS, "model": "convmixer:8/2/2/3"},
+    "small": {**FIFTH, "train.epochs": 8, "model": "convmixer:48/4/4/5"},
+    "paper": {},
 }
-CLUSTER_CHANNELS: Mapping[Scale, int] = {"smoke": 4, "small": 32, "paper": 128}
 
 
 def clusters(row: str, column: str, scale: Scale) -> Job:
-    """The training of the convolutions whose filters are clustered, or the clustering."""
+    """The training of the network whose filters are clustered, or the clustering."""
     if row == filter_clusters.BASE:
 
         def settings(seed: int, runs: Path) -> RunConfig:
-            return four_methods.settings("convolution-16", seed, runs, CLUSTER_CHANNELS["paper"])
+            return RunConfig(filter_clusters.NETWORK, data="cifar10", train=four_methods.RECIPE)
 
-        deltas = dict(FOUR[scale])
-        if scale != "paper":
-            made = four_methods.settings("convolution-16", 0, four_methods.NOWHERE, CLUSTER_CHANNELS[scale])
-            deltas["model_args"] = made.model_args
-        return Training(settings, row, deltas=deltas)
-    made = {"row": row, "strengths": STRENGTHS[scale], "images": 256 if scale == "smoke" else 2048}
-    paper = {"row": row, "strengths": STRENGTHS["paper"], "images": 2048}
+        return Training(settings, row, deltas=CLUSTER_DELTAS[scale])
+    paper = {"row": row, "strengths": STRENGTHS, "images": 2048}
+    made = {**paper, "strengths": [1.0, 3.0], "images": 256} if scale == "smoke" else paper
     return Calculation(filter_clusters.path, made, paper, folder=True)
 
 
@@ -350,9 +346,10 @@ TABLES: tuple[Table, ...] = (
         needs=lambda row: [] if row == filter_clusters.BASE else [filter_clusters.BASE],
         picture=filter_clusters.picture,
         protocol={
-            "smoke": "Digits, one epoch, 4 channels, two strengths.",
-            "small": "32 channels instead of 128, 12 epochs instead of 100, the first fifth of the training images.",
-            "paper": "A protocol of ours: the convolutions of beyond/four-methods, 128 channels, 100 epochs.",
+            "smoke": "Digits, one epoch, ConvMixer 8/2/2/3, two strengths.",
+            "small": "ConvMixer 48/4/4/5 instead of 256/8/2/5, 8 epochs instead of 100, the first fifth of the "
+            "training images.",
+            "paper": "A protocol of ours: CIFAR-10, ConvMixer 256/8/2/5, AdamW, 100 epochs.",
         },
     ),
 )

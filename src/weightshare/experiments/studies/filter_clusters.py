@@ -1,14 +1,14 @@
 """Convex clustering of the filters of a trained network: how many are left, and what they are worth.
 
-Filters of each layer are pulled together by `argmin_z ½‖z − w‖² + s·R_C(z)`, `s` relative to how far the layer's
-filters are from their mean. Those that meet are one filter, which is stored once with labels. A path of strengths goes
-from all filters to few. Batch norm's statistics are taken again on training images after each fold, since merged
-filters are shorter; nothing is trained.
+The filters are the depthwise kernels of a ConvMixer, many and small. Those of each layer are pulled together by
+`argmin_z ½‖z − w‖² + s·R_C(z)`, `s` relative to how far the layer's filters are from their mean. Those that meet are
+one filter, which is stored once with labels. A path of strengths goes from all filters to few. Batch norm's statistics
+are taken again on training images after each fold, since merged filters are shorter; nothing is trained.
 
 | row | couplings | where a cluster stands |
 |---|---|---|
-| `all-pairs` | all alike | at the mean of its members |
-| `neighbours` | of near filters, by a Gaussian of their distance | at the mean of its members |
+| `all-pairs` | all alike: filters far from each other meet all at once, or not at all | at the mean of its members |
+| `neighbours` | of nearest filters, by a Gaussian of their distance | at the mean of its members |
 | `as-solved` | as for neighbours | where the penalty leaves it, pulled towards the others |
 | `kmeans` | none: as many clusters as neighbours gave, by k-means | at the mean of its members |
 
@@ -41,8 +41,9 @@ ROWS = {
     "as-solved": "near filters, where the penalty leaves them",
     "kmeans": "k-means, as many as near filters gave",
 }
-NEAREST = 5
-"""How many neighbours a filter is coupled to."""
+NEAREST = 2
+"""How many neighbours a filter is coupled to at least: with few, clusters grow one by one."""
+NETWORK, PART = "convmixer:256/8/2/5", ".depthwise"
 
 
 def path(seed: int, row: str, strengths: Sequence[float], images: int, folder: Path, **data: Any) -> Outcome:
@@ -65,7 +66,7 @@ def path(seed: int, row: str, strengths: Sequence[float], images: int, folder: P
     del data
     model, found = trained(folder_of(folder, BASE, "", seed))
     convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    weights = {name: conv.weight.detach().clone() for name, conv in convs.items() if name.startswith("blocks.")}
+    weights = {name: conv.weight.detach().clone() for name, conv in convs.items() if name.endswith(PART)}
     total = sum(len(weight) for weight in weights.values())
     before = 100 * evaluate(model, found.test)[1]
     curves: dict[str, list[float]] = {"filters": [100.0], "accuracy": [before], "error": [0.0], "gap": [0.0]}
@@ -120,20 +121,19 @@ def merge(weight: Tensor, strength: float, row: str) -> tuple[Tensor, int, float
 
 
 def near(rows: Tensor) -> Tensor:
-    """Couplings of near rows: `exp(−d²/m²)` with `m²` the mean of all squared distances, scaled to a mean row sum of 1.
+    """Couplings of near rows: `exp(−d²/m²)`, `m²` the mean squared distance to a nearest one, with a mean row sum of 1.
 
     Args:
         rows: `(n, numbers)`.
 
     Returns:
-        `(n, n)`, symmetric: of each row with its nearest ones, and where those have it among theirs.
+        `(n, n)`, symmetric: of each row with its nearest ones, and with those that have it among theirs.
     """
-    distances = torch.cdist(rows, rows)
-    count = min(NEAREST, len(rows) - 1)
-    nearest = distances.fill_diagonal_(torch.inf).topk(count, largest=False).indices
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
+    shortest, nearest = distances.topk(min(NEAREST, len(rows) - 1), largest=False)
     chosen = torch.zeros_like(distances).scatter_(1, nearest, 1.0)
-    finite = distances.isfinite()
-    weights = torch.exp(-(distances.square() / distances[finite].square().mean())) * torch.maximum(chosen, chosen.T)
+    weights = torch.exp(-distances.square() / shortest.square().mean()) * torch.maximum(chosen, chosen.T)
+    weights = (weights + weights.T) / 2  # to the bit
     return weights / weights.sum(1).mean()
 
 
