@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "space.md"
 
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
-    return {"table1": _results(TABLE), "whole": _results(WHOLE), "costs": costs()}
+    return {"table1": _results(TABLE), "whole": _results(WHOLE), "costs": costs(), "steps": steps()}
 
 
 RIVALS = {
@@ -48,6 +48,43 @@ def costs() -> str:
     times = f"{step['ours_seconds']:.3g} s over {step['rival_seconds']:.3g} s"
     text = f"{lead} {step['ratio']:.3g} of that\nwith unfold + einsum (at most 0.5): {times}."
     return f"{render(columns, rows, numbers=columns[1:])}\n\n{text}"
+
+
+STEPS = {
+    "convolutions": ("row `conv`, batch 128", "script", "1"),
+    "convolutions_of_large_batches": ("row `conv`, batch 512", "script", "1"),
+    "convolutions_over_rectifiers_in_place": ("row `conv`, batch 128", "script, rectifiers in place", ""),
+    "convolutions_in_bfloat16": ("row `conv`, bfloat16, batch 32", "script, bfloat16", ""),
+    "local_layers": ("row `lc`, batch 128", "script, unfold + einsum", "1.3"),
+}
+"""For each benchmark what was measured, over what, and the lowest ratio that is meant."""
+SEEDS = {"resnet20": "resnet20:8/16/32, blocks=1", "torus-mlp": "torus-mlp:4/8"}
+
+
+def steps() -> str:
+    """How fast training steps are, and whether several runs belong beside one another."""
+    file = json.loads((ROOT / "results" / "benchmarks" / "resnet20.json").read_text())
+    ratios, machine = file["ratios"], file["environment"]
+    rows = []
+    for name, (what, over, goal) in STEPS.items():
+        if (found := ratios.get(f"test_{name}")) is not None:
+            numbers = [found[f"{key}_images_per_second"] for key in ("ours", "rival")]
+            numbers += [found["ratio"], found["processor_ratio"]]
+            between = f"{min(found['ratios']):.3g} to {max(found['ratios']):.3g}"
+            rows.append((what, over, *(f"{number:.3g}" for number in numbers), between, goal))
+    columns = ("ours", "over", "images/s", "theirs", "ratio", "of CPU time", "ratio of pairs", "at least")
+    seeds = []
+    for kind, name in SEEDS.items():
+        if (found := ratios.get(f"test_seeds_at_once[{kind}]")) is not None:
+            numbers = [found[key] for key in ("runs", "at_once_seconds", "in_turn_seconds", "ratio")]
+            seeds.append((name, *(f"{number:.3g}" for number in numbers)))
+    several = ("network", "runs", "at once (s)", "in turn (s)", "ratio")
+    on = f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}; "
+    threads = sorted({found["threads"] for found in ratios.values() if "threads" in found})
+    text = f"{on}steps on {' or '.join(map(str, threads))} of its threads."
+    tables = [render(columns, rows, numbers=columns[2:])]
+    tables += [render(several, seeds, numbers=several[1:])] if seeds else []
+    return "\n\n".join((*tables, text))
 
 
 def filled(page: str) -> str:

@@ -1,15 +1,20 @@
-"""Put the committed results into docs/values.md: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+"""Put the committed results into docs/values.md: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; and
+draw the pictures of the tables that it shows.
 
 python docs/refresh_values.py
 """
 
 from pathlib import Path
 
+import weightshare
 from weightshare._table import render
-from weightshare.experiments.studies.results import Result, costs
+from weightshare.experiments.cells import mean
+from weightshare.experiments.papers import kept, table_named
+from weightshare.experiments.studies.regression import FITS, ROWS
+from weightshare.experiments.studies.results import costs, save_png
 from weightshare.experiments.studies.results import filled as with_blocks
-from weightshare.experiments.studies.torus import PAPER, RETRAINED, ROWS, SWEEP, SWEEP_TABLE, TABLE
-from weightshare.experiments.studies.torus_results import table
+from weightshare.experiments.table import Found
+from weightshare.experiments.view import text_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "values.md"
@@ -37,41 +42,40 @@ COSTS = {
 """For each benchmark what is measured, over what, and the goal."""
 
 
-METHODS = {
-    "least-squares": "least squares",
-    "ridge": "ridge",
-    "lasso": "lasso",
-    "lasso-kmeans": "lasso, k-means, refit",
-    "shared": "R (convex)",
-    "shared-refit": "R, refit",
-    "rewound-refit": "R, rewound, refit",
-    "oracle": "oracle: knows the clusters",
-}
-"""Rows of the regression."""
+PAPER = "shakerinava2023"
+PICTURES = ("regression", "figure-filters", "figure-scaling", "figure-rewinding")
 
 
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
     return {
-        "regression": regression(),
+        "regression": regression(_found("regression")),
         "costs": costs(ROOT / "results" / "benchmarks" / "values.json", COSTS),
-        "torus": _results(TABLE, [*ROWS, *RETRAINED]),
-        "sweep": _results(SWEEP_TABLE, list(SWEEP)),
+        "torus": _table("torus"),
+        "timing": _table("prox-timing"),
     }
 
 
-def regression() -> str:
+def regression(found: Found) -> str:
     """Errors and sharing that linear regression found, for both problems."""
     columns = ("coefficients from", "140 observations: error", "distinct", "ARI", "110: error", "distinct", "ARI")
     rows = []
-    for row, name in METHODS.items():
-        found = [Result.read(ROOT / "results" / PAPER / "regression" / f"{p}-{row}.json") for p in ("more", "fewer")]
+    for row in FITS:
         cells = [
-            (f"{one.mean:.3f}", f"{one.numbers['distinct_values']:.1f}", f"{one.numbers['adjusted_rand_index']:.2f}")
-            for one in found
+            f"{mean(found.get((row, problem), {}), f'{problem}/{metric}') or 0.0:.{digits}f}"
+            for problem in ("more", "fewer")
+            for metric, digits in (("error", 1), ("distinct", 1), ("rand", 2))
         ]
-        rows.append((name, *cells[0], *cells[1]))
+        rows.append((ROWS[row], *cells))
     return render(columns, rows, numbers=columns[1:])
+
+
+def pictures() -> None:
+    """Draw those tables of which there are results, beside these."""
+    for key in PICTURES:
+        table, found = table_named(f"{PAPER}/{key}"), _found(key)
+        if found and table.picture is not None:
+            save_png(table.picture(found), ROOT / "results" / PAPER / key / "picture.png")
 
 
 def filled(page: str) -> str:
@@ -79,10 +83,16 @@ def filled(page: str) -> str:
     return with_blocks(page, blocks())
 
 
-def _results(name: str, order: list[str]) -> str:
-    folder = ROOT / "results" / PAPER / name
-    return table([Result.read(folder / f"{row}.json") for row in order if (folder / f"{row}.json").is_file()])
+def _found(key: str) -> Found:
+    return kept(ROOT / "results", table_named(f"{PAPER}/{key}"), "small", weightshare.__version__).found
+
+
+def _table(key: str) -> str:
+    found = _found(key)
+    table = table_named(f"{PAPER}/{key}")
+    return text_table(table, found) if found else f"weightshare reproduce {table.name} --scale small"
 
 
 if __name__ == "__main__":
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    pictures()

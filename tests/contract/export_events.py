@@ -37,6 +37,8 @@ def export(trial: Trial) -> None:
 def onnx(trial: Trial) -> None:
     """An ONNX file, run in onnxruntime: one initializer of equal bits for each stored tensor, no other floats."""
     shared = trial.shared()
+    # A recurrent layer that was given weights renews its second list when it next runs or is copied, unshared too.
+    output(shared.model, shared.example)
     model = shared.model.train()
     before = state(model)
     with tempfile.TemporaryDirectory() as folder, one_registry():

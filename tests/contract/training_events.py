@@ -1,6 +1,7 @@
 """Events of training: steps, averages, mixed precision, micro-batches, compilers, checkpointing; gradients by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import copy
 import functools
 from pathlib import Path
@@ -201,9 +202,9 @@ def _scaled(trial: Trial, make: Callable[[Any], torch.optim.Optimizer]) -> None:
         trained: list[nn.Parameter] = []
         for done in range(STEPS):
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
+            with _kernels_for(model), torch.autocast("cpu", torch.bfloat16):
                 value = loss(model.train()(shared.example))
-            assert value.isfinite()
+                assert value.isfinite()
             scaler.scale(value).backward()
             if not done:
                 trained = [tensor for tensor in model.parameters() if tensor.grad is not None]
@@ -221,6 +222,18 @@ def _scaled(trial: Trial, make: Callable[[Any], torch.optim.Optimizer]) -> None:
 
     or_refused_unshared(train, shared.model, trial.fresh().model)
     check_shared(shared.model, shared)
+
+
+@contextmanager
+def _kernels_for(model: nn.Module) -> Iterator[None]:
+    """torch's own kernels for recurrent layers: oneDNN has none for bfloat16 where a processor lacks AVX-512."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(before and not recurrent)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def _steps(optimizer: torch.optim.Optimizer) -> list[int]:

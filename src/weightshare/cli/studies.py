@@ -1,14 +1,22 @@
-"""Commands about many runs: sweeps, the demo, and published figures."""
+"""Commands about many runs: sweeps, the demo, and the papers' tables and figures."""
 
+from importlib.metadata import version
 from pathlib import Path
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from weightshare._table import render
 from weightshare.cli.commands import app
 from weightshare.cli.options import DataDir, pairs, present
 from weightshare.training.recipe import read_yaml, strict
+
+if TYPE_CHECKING:
+    from weightshare.experiments.jobs import Scale
+    from weightshare.experiments.papers import State
+
+Results = Annotated[Path, typer.Option(help="Folder of results.")]
 
 
 @app.command()
@@ -58,25 +66,88 @@ def demo(
 
 
 @app.command()
-def figure(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="4A, 4B, 5A, 5B or 6, of Pogodin 2021; search-space, of Lin 2022; shortest-paths or "
-            "shortest-paths-few, of Savarese 2019."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of results; a folder of the paper is made in it.")] = Path(
-        "results"
-    ),
-    seeds: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
-    input_mean: Annotated[float, typer.Option(help="Mean of the inputs; the text of Pogodin 2021 has 1.")] = 0.0,
-    data: Annotated[str | None, typer.Option(help="Of figure 6: images to train on, cifar10 by default.")] = None,
-    data_dir: DataDir = None,
+def papers(
+    paper: Annotated[str | None, typer.Argument(help="One paper alone, such as pogodin2021.")] = None,
+    results: Results = Path("results"),
 ) -> None:
-    """Make a figure of a paper again: its curves beside theory, as numbers and as a picture."""
-    from weightshare.experiments.studies.figures import figure as make_figure
+    """List every table and figure of the papers, and how much of it is there at each scale."""
+    from weightshare.experiments.papers import PAPERS, states
 
-    options = present(data=data, data_dir=data_dir)
-    numbers, picture = make_figure(name, out, seeds=range(seeds), input_mean=input_mean, **options)
-    print(f"{numbers}\n\nPicture: {picture}")
+    found = states(results, version("weightshare"), paper)
+    rows = [(one.table.name, one.table.title, one.cells, *(_share(one, scale) for scale in one.made)) for one in found]
+    columns = ("name", "what it shows", "cells", "smoke", "small", "paper")
+    for key, title in PAPERS.items():
+        if paper in (None, key):
+            print(f"{title}\n\n{render(columns, [row for row in rows if row[0].startswith(key)], columns[2:])}\n")
+    print("Make one with: weightshare reproduce NAME --scale small")
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="Such as pogodin2021/table4; see: weightshare papers")],
+    scale: Annotated[str, typer.Option(help="smoke takes seconds, small under an hour, paper is for GPUs.")] = "small",
+    rows: Annotated[str | None, typer.Option(help="Rows with commas between them; all by default.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns, likewise.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each cell; the table's own number by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes at once; by default one for each core.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=SOURCE, may be repeated: a packed file or a folder instead of a named data set."),
+    ] = None,
+    data_dir: DataDir = None,
+    deltas: Annotated[
+        Path | None, typer.Option(help="A YAML file of dotted keys: your own changes, whose results are kept apart.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of these changes; results go to SCALE+NAME.")] = "",
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of run directories.")] = Path("runs/reproduce"),
+) -> None:
+    """Make what is missing of a table or figure, and print it beside the paper's numbers; once stopped, it goes on."""
+    from weightshare.experiments.papers import table_named
+    from weightshare.experiments.reproduce import Request, found_of
+    from weightshare.experiments.reproduce import reproduce as make
+    from weightshare.experiments.table import checked_scale
+    from weightshare.experiments.view import text_table
+    from weightshare.training.workplace import Stopped
+
+    request = Request(
+        table,
+        checked_scale(scale),
+        rows=_listed(rows),
+        columns=_listed(columns),
+        seeds=seeds,
+        results=results,
+        out=out,
+        workers=workers,
+        data=pairs(data, "--data", dotted=True),
+        data_dir=data_dir,
+        deltas=None if deltas is None else read_yaml(deltas),
+        name=name,
+    )
+    try:
+        make(request)
+    except (KeyboardInterrupt, Stopped) as stop:
+        print(f"Stopped: what was done is kept. Go on with the same command. ({stop})", file=sys.stderr)
+        sys.exit(stop.status if isinstance(stop, Stopped) else 130)
+    print(text_table(table_named(table), found_of(request, version("weightshare"))))
+
+
+@app.command()
+def site(
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("site"),
+) -> None:
+    """Write pages from results: each table and figure beside its paper, trade-offs, how to make each again."""
+    from weightshare.experiments.site import build
+
+    pages = build(results, out, version("weightshare"))
+    print(f"{len(pages)} pages. Open {pages[0]}")
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _share(state: "State", scale: "Scale") -> str:
+    made, cells = state.made[scale], state.cells
+    return "" if not made else "all" if made == cells else f"{made:.3g}"

@@ -131,7 +131,7 @@ def folder_of(results: str | Path, table: Table, scale: str) -> Path:
     return Path(results) / table.paper / table.key / scale
 
 
-def load(results: str | Path, table: Table, scale: Scale, version: str) -> Kept:
+def load(results: str | Path, table: Table, scale: Scale, version: str, name: str = "") -> Kept:
     """Read what is there of a table; nothing is changed.
 
     Args:
@@ -139,8 +139,9 @@ def load(results: str | Path, table: Table, scale: Scale, version: str) -> Kept:
         table: Whose cells; those of a table that is `like` another one are read there, by its caller.
         scale: At which scale.
         version: Of the package that asks: results of another one do not count.
+        name: Of the folder that the results lie in; the scale's if nothing.
     """
-    folder = folder_of(results, table, scale)
+    folder = folder_of(results, table, name or scale)
     found, changed = {}, {}
     apart = {str(path.relative_to(results)): _why(path) for path in sorted((folder / APART).glob("*.json"))}
     for row, column in table.cells:
@@ -162,7 +163,7 @@ def counted(path: Path, job: Job, version: str) -> tuple[dict[int, Outcome], dic
         cell = Cell.read(path)
     except FileError as error:
         return {}, {}, str(error)
-    if cell.config != job.config:
+    if not job.agrees(cell.config):
         return {}, {}, f"of another protocol: {_difference(cell.config, job.config)}"
     reasons = {seed: Source.of(one.environment).refused(version) for seed, one in cell.outcomes.items()}
     outcomes = {seed: one for seed, one in cell.outcomes.items() if not reasons[seed]}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 import json
 from pathlib import Path
 import time
@@ -20,7 +21,7 @@ from weightshare.errors import ConfigError, Diverged, TrainingError
 from weightshare.training.energy import joules
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.recipe import RunConfig, strict
-from weightshare.training.run import ANYWHERE, read_history, run
+from weightshare.training.run import ANYWHERE, finished, read_history, run
 
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
@@ -80,6 +81,10 @@ class Job(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """All that the numbers depend on but the seed, as JSON has it. A result of another `config` is no result."""
+
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        """Whether a result of that protocol is one of this job's, too."""
+        return held == self.config
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -165,6 +170,7 @@ class Training(Job):
         deltas: By a dotted key of the configuration (`train.epochs`) what is set instead of the paper's value.
         measure: What is read off a finished run: metrics, in the unit in which they are printed.
         curves: Columns of the run's history that a picture needs.
+        pictured: What a picture needs besides, read off a finished run: by name, numbers. Nothing if there is nothing.
     """
 
     settings: Callable[[int, Path], RunConfig]
@@ -173,14 +179,28 @@ class Training(Job):
     deltas: Mapping[str, Any] = field(default_factory=dict)
     measure: Callable[[RunConfig, Mapping[str, Any]], Mapping[str, float]] = accuracy
     curves: Sequence[str] = ("train_accuracy", "test_accuracy")
+    pictured: Callable[[RunConfig], Mapping[str, Sequence[float | None]]] | None = None
 
     @property
     def config(self) -> dict[str, Any]:
         made = self.resolved(0, Place(Path("runs")))
         values = {key: value for key, value in asdict(made).items() if key not in ELSEWHERE}
+        del values["train"]["fused"]  # equal up to rounding
         values["data"] = self.settings(0, Path("runs")).data if "data" not in self.deltas else self.deltas["data"]
         values["starts_from_a_run"] = made.init is not None
         return plain(values)
+
+    def agrees(self, held: Mapping[str, Any]) -> bool:
+        """As `Job.agrees`; what a configuration did not have yet, when a result was made, is what it is by default."""
+        own = {"starts_from_a_run": held.get("starts_from_a_run")}
+        try:
+            full = asdict(strict(RunConfig, {key: value for key, value in held.items() if key not in own}))
+        except (ConfigError, TypeError):  # something that a configuration has no more
+            return False
+        del full["train"]["fused"]
+        return (
+            plain({key: value for key, value in full.items() if key not in ELSEWHERE - {"data"}} | own) == self.config
+        )
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -202,6 +222,7 @@ class Training(Job):
 
     def _one(self, seed: int, place: Place) -> Outcome:
         settings = self.resolved(seed, place)
+        _make_room(settings)
         with measured() as cost:
             try:
                 summary = run(settings, label=Path(settings.out).name)
@@ -214,9 +235,22 @@ class Training(Job):
         if summary is None:
             return Outcome({}, {"diverged": 1}, {}, cost["seconds"], named, machine)
         history = read_history(settings.out)
-        curves = {key: [round(row[key], 6) for row in history] for key in self.curves if key in history[0]}
+        curves: dict[str, Sequence[float | None]] = {
+            key: [round(row[key], 6) for row in history] for key in self.curves if key in history[0]
+        }
+        curves |= self.pictured(settings) if self.pictured else {}
         numbers = {"stored": summary["stored"], "images_per_second": round(summary["images_per_second"], 1)}
         return Outcome(metrics, numbers, curves, summary["training_seconds"], named, machine)
+
+
+def _make_room(settings: RunConfig) -> None:
+    """Give a run directory another name if it holds a run of another protocol; nothing in it is lost."""
+    folder = Path(settings.out)
+    try:
+        finished(folder, settings)
+    except TrainingError:  # it holds another run
+        number = next(number for number in count(1) if not Path(f"{folder}-before-{number}").exists())
+        folder.rename(f"{folder}-before-{number}")
 
 
 @contextmanager

@@ -21,13 +21,16 @@ from typing import Any
 import torch
 
 from weightshare.errors import ConfigError, SharingError, TrainingError
-from weightshare.experiments.cells import APART, VARIANT, Cell, Source, counted, folder_of, put_apart
+from weightshare.experiments.cells import APART, VARIANT, Cell, Source, counted, folder_of, load, put_apart
 from weightshare.experiments.jobs import Job, Outcome, Place, Scale, Training
-from weightshare.experiments.papers import holder, table_named
-from weightshare.experiments.table import Table, checked_scale
+from weightshare.experiments.papers import holder, kept, table_named
+from weightshare.experiments.table import Found, Table, checked_scale
 from weightshare.training.environment import environment
 from weightshare.training.progress import progress
-from weightshare.training.workplace import at_work
+from weightshare.training.workplace import Stopped, at_work, stoppable
+
+PATIENCE = 0.5
+"""Seconds after which it is looked up whether this process was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,22 @@ def reproduce(request: Request, echo: Callable[[str], None] = print) -> Table:
     return table
 
 
+def found_of(request: Request, version: str) -> Found:
+    """What is there of what a request asks for, and counts; with somebody's own deltas, the results of these.
+
+    Args:
+        request: What was asked for.
+        version: Of the package: results of another one do not count.
+    """
+    table = table_named(request.table)
+    if not request.deltas:
+        return kept(request.results, table, request.scale, version).found
+    held = holder(table)
+    own = replace(held, job=lambda row, column, scale: job_of(held, row, column, scale, request.deltas))
+    found = load(request.results, own, request.scale, version, request.folder).found
+    return {cell: found[cell] for cell in table.cells if cell in found}
+
+
 def job_of(table: Table, row: str, column: str, scale: Scale, deltas: Mapping[str, Any] | None = None) -> Job:
     """The work behind a cell, with somebody's own deltas on top.
 
@@ -162,7 +181,9 @@ def job_of(table: Table, row: str, column: str, scale: Scale, deltas: Mapping[st
         return job
     if not isinstance(job, Training):
         raise ConfigError(f"{table.name} is no table of trainings: deltas do not fit it.")
-    return replace(job, deltas={**job.deltas, **deltas})
+    changed = replace(job, deltas={**job.deltas, **deltas})
+    changed.resolved(0, Place(Path("runs")))  # a key that does not exist is told before anything runs
+    return changed
 
 
 def work(task: Task) -> dict[int, Outcome]:
@@ -170,8 +191,12 @@ def work(task: Task) -> dict[int, Outcome]:
     job = job_of(table_named(task.table), task.row, task.column, task.scale, task.deltas)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     task.place.runs.mkdir(parents=True, exist_ok=True)
-    with open(task.place.runs / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
-        return job.work(task.seeds, task.place)
+    try:
+        with open(task.place.runs / "log.txt", "a", encoding="utf-8") as log, redirect_stderr(log):
+            return job.work(task.seeds, task.place)
+    finally:
+        if _parent not in (0, os.getppid()):  # nobody waits for the outcome, and nobody would end this process
+            os._exit(1)
 
 
 def _carry_out(
@@ -188,11 +213,13 @@ def _carry_out(
         if workers == 1:
             for task in tasks:
                 try:
-                    keep(task, work(task))
-                except (SharingError, FloatingPointError) as error:
-                    if hasattr(error, "asked"):  # a `Stopped`
-                        raise
+                    outcomes = work(task)
+                except Stopped:
+                    raise
+                except SharingError as error:
                     failed.append(f"{task.label}: {error}")
+                else:
+                    keep(task, outcomes)  # where this fails, everything else would
         else:
             failed = _in_parallel(table, tasks, workers, keep)
     if failed:
@@ -206,32 +233,40 @@ def _in_parallel(
 ) -> list[str]:
     """Carry out tasks on several processes, what a row starts from before it; the reasons of those that failed."""
     threads = max(1, torch.get_num_threads() // workers)
-    waiting, running, failed, bad = list(tasks), dict[Future[dict[int, Outcome]], Task](), list[str](), set[Task]()
+    waiting, running, failed, bad = list(tasks), dict[Future[dict[int, Outcome]], Task](), list[str](), list[Task]()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(threads, os.getpid())) as pool:
+    start = {"initializer": _start, "initargs": (threads, os.getpid())}
+    with stoppable(True) as stop, ProcessPoolExecutor(workers, context, **start) as pool:
         try:
             while waiting or running:
                 for task in [one for one in waiting if not _blocked(table, one, [*waiting, *running.values()])]:
-                    waiting.remove(task)
                     if any(_starts_from(table, task, other) for other in bad):
                         failed.append(f"{task.label}: what it starts from failed")
-                        bad.add(task)
-                    else:
+                        bad.append(task)
+                    elif len(running) < workers:  # so that nothing is left to a worker once this process is gone
                         running[pool.submit(work, task)] = task
-                for done in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                    else:
+                        break
+                    waiting.remove(task)
+                finished = wait(running, timeout=PATIENCE, return_when=FIRST_COMPLETED).done if running else ()
+                if stop.signal is not None:
+                    raise Stopped("Stopped between two runs, or inside of some.", stop.signal)
+                for done in finished:
                     task = running.pop(done)
                     try:
-                        keep(task, done.result())
+                        outcomes = done.result()
                     except BrokenProcessPool as error:
                         raise TrainingError(
                             "A worker died: killed by the system, perhaps for want of memory; try fewer workers. What "
                             "was done is kept: go on with the same command."
                         ) from error
+                    except Stopped:
+                        raise
                     except SharingError as error:
-                        if hasattr(error, "asked"):
-                            raise
                         failed.append(f"{task.label}: {error}")
-                        bad.add(task)
+                        bad.append(task)
+                    else:
+                        keep(task, outcomes)
         except BaseException:  # also when asked to stop: runs under way keep their state
             for process in list((pool._processes or {}).values()):
                 if process.is_alive() and process.pid is not None:
@@ -241,9 +276,16 @@ def _in_parallel(
     return failed
 
 
+_parent = 0
+"""In a worker, the process that it works for."""
+
+
 def _start(threads: int, parent: int) -> None:
     """What a worker does first: it uses its share of the cores, and ends, its state kept, when its parent is killed."""
+    global _parent
+    _parent = parent
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes on what it is told
     if sys.platform == "linux":
         import ctypes
 
@@ -266,7 +308,7 @@ def _missing(folder: Path, cell: Cell, job: Job, seeds: Sequence[int], source: S
     path = _path(folder, cell, source)
     if source.dirty:
         held = Cell.read(path) if path.is_file() else None
-        return [seed for seed in seeds if held is None or held.config != job.config or seed not in held.outcomes]
+        return [seed for seed in seeds if held is None or not job.agrees(held.config) or seed not in held.outcomes]
     if not path.is_file():
         return list(seeds)
     outcomes, _, why = counted(path, job, source.version)
@@ -284,7 +326,7 @@ def _write(
     cell = Cell(table.name, task.row, task.column, request.folder, job.config, job.changed)
     path = _path(folder, cell, source)
     held = Cell.read(path) if path.is_file() else cell
-    cell.outcomes = {**(held.outcomes if held.config == job.config else {}), **outcomes}
+    cell.outcomes = {**(held.outcomes if job.agrees(held.config) else {}), **outcomes}
     cell.write(path)
 
 

@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**31 - 2**20
 """What one ONNX file can hold: protobuf has signed lengths of 32 bits. Some room for the graph."""
 PACKAGES = ("onnx", "onnxscript", "onnx_ir")
+OF_TORCH_ITSELF = (
+    # A recurrent layer keeps its weights in a second list, which torch's tracer fills and then complains of; a tensor
+    # that a network itself keeps from its forward pass is another matter, and still told.
+    r"The tensor attributes? (self\.\S*\b_flat_weights\[\d+\],? )+(was|were) assigned during export",
+    # Said of each weight that is not contiguous. All of its memory and its strides are written, and what is saved here
+    # is on the CPU.
+    r"No complete tensor found in the group! Returning the first one",
+)
+"""What torch's exporters warn of, shared or not, though the user can do nothing and the file computes the same."""
 
 
 @dataclass(frozen=True)
@@ -322,6 +331,8 @@ def _wide(tensor: Tensor) -> Tensor:
 def _quiet() -> Iterator[None]:
     """Without what torch's exporters print and warn of about themselves."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        for message in OF_TORCH_ITSELF:
+            warnings.filterwarnings("ignore", message, UserWarning)
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import pad, relu, relu_
 
 from weightshare.errors import SpecError
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch in h w"]) -> Float[Tensor, "batch out h2 w2"]:
         inner = relu(self.bn1(self.conv1(x)))
-        return relu(self.bn2(self.conv2(inner)) + self.downsample(x))
+        return relu_(self.bn2(self.conv2(inner)) + self.downsample(x))  # the sum is no module's output
 
 
 class ResNet(nn.Module):

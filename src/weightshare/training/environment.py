@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
 
     Returns:
         `python`, `packages`, `system`, `processor`, `cores`, `threads`, `gpu` (or `None`), `commit` (or `None` outside
-        a checkout) and `dirty`, whether the tree differs from that commit.
+        a checkout of this project) and `dirty`, whether the package's files differ from that commit.
     """
     versions = {}
     for package in PACKAGES:
@@ -65,14 +65,16 @@ def peak_memory() -> int:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    here = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=package, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changes = ["git", "status", "--porcelain", "--untracked-files=no"]
-        status = subprocess.run(changes, cwd=here, capture_output=True, text=True, check=True)
+        git("ls-files", "--error-unmatch", "__init__.py")  # else it is installed inside of somebody else's checkout
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no", "--", "."))
     except (OSError, subprocess.CalledProcessError):
         return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
 
 
 def _processor() -> str:

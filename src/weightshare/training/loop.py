@@ -206,7 +206,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
         )
     else:
-        made = torch.optim.AdamW(groups, lr=recipe.lr)
+        made = torch.optim.AdamW(groups, lr=recipe.lr, fused=recipe.fused or None)
     check(made, model)
     return made
 

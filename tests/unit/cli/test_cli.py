@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from tests.unit.training.made_up_folder import fill
 from weightshare.cli import main
 from weightshare.planning import Plan
+from weightshare.training.data import listed
 from weightshare.training.run import read_config
 
 
@@ -208,7 +210,7 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "stride=3"), "stride"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "dropout=5"), "dropout"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "classes=["), "--model-arg 'classes=['"),
-        (("train", "convmixer:16/4/2/3", "--data", "imagenet"), "data='imagenet' is not known"),
+        (("train", "convmixer:16/4/2/3", "--data", "imagnet"), "data='imagnet' is not known: did you mean 'imagenet'"),
         (("report", "no-such-run"), "is no run directory"),
         (("fold", "no-such-run"), "is no run directory"),
     ],
@@ -252,3 +254,15 @@ def test_data_says_what_a_set_holds_and_writes_it(capsys, tmp_path):
     assert "1,437 images to learn from, 360 to be measured on" in text
     assert "10 classes, 1×8×8 pixels" in text
     assert call("data", str(out)) == 0
+
+
+def test_data_reads_every_image_of_a_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(listed, "IN_MEMORY", 0)
+    monkeypatch.setattr(listed, "SAMPLE", 2)
+    fill(tmp_path)
+    assert call("data", str(tmp_path), "--image-size", "3") == 0
+    assert "None to be measured on of 1 of 3 classes: bee." in capsys.readouterr().out
+    for row in (1, 2):
+        (tmp_path / "train" / "bee" / f"{row}.png").write_bytes(b"no image")
+    assert call("data", str(tmp_path), "--image-size", "3") == 1
+    assert "FileError: 2 of 15 images cannot be read: " in capsys.readouterr().err

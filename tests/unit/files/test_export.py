@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.exporting import initializers, one_registry, run_onnx
 from tests.support import output, state
-from tests.zoo import chain, lazy
+from tests.zoo import chain, channels_last, lazy, transposed
 import weightshare as ws
 from weightshare.errors import FileError, ModelChanged, SpecError
 from weightshare.experiments.studies.exporting import METHODS, forms, measure
@@ -103,6 +103,54 @@ def test_named_inputs_several_outputs_and_training_mode(tmp_path):
     assert to_torch_export(net, example, tmp_path / "net.pt2").difference <= 1e-6
     assert state(net) == before  # dropout was off in the export, and is on again
     assert net.training
+
+
+@pytest.mark.parametrize("make", [transposed, channels_last])
+def test_weights_that_are_not_contiguous_are_written_once_with_their_strides_and_without_a_warning(make, tmp_path):
+    """Torch warns of each, tied or not; here a warning is an error."""
+    net, example = make()
+    ws.share_(net, ws.Tie(rate=2))
+    made = to_torch_export(net, example, tmp_path / "net.pt2")
+    assert made.difference == 0
+    assert made.tensor_bytes == made.stored_bytes
+    found = torch.export.load(tmp_path / "net.pt2").state_dict
+    entries = net.state_dict()
+    assert {name: t.stride() for name, t in found.items()} == {name: t.stride() for name, t in entries.items()}
+    assert all(torch.equal(found[name], tensor) for name, tensor in entries.items())
+    assert not all(tensor.is_contiguous() for tensor in found.values())
+
+
+class Remembering(nn.Module):
+    """Recurrent, and it keeps what it computed: in a program that would be lost."""
+
+    def __init__(self, remembers):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.GRU(3, 3) for _ in range(2)])
+        self.remembers = remembers
+        self.last = None
+
+    def forward(self, x):
+        for layer in self.layers:
+            x, _ = layer(x)
+        if self.remembers:
+            self.last = x
+        return x
+
+
+def test_the_second_list_of_recurrent_layers_is_no_cause_for_a_warning(tmp_path):
+    net = Remembering(remembers=False)
+    ws.share_(net, ws.Tie(rate=2))
+    made = to_torch_export(net, torch.randn(2, 5, 3), tmp_path / "net.pt2")
+    assert made.difference <= 1e-6
+    assert made.tensor_bytes == made.stored_bytes
+    lone = to_torch_export(nn.GRU(3, 3), torch.randn(2, 5, 3), tmp_path / "lone.pt2")
+    assert lone.tensor_bytes == made.tensor_bytes  # two layers, stored as one
+
+
+def test_what_a_recurrent_network_keeps_itself_is_still_told(tmp_path):
+    net = Remembering(remembers=True)
+    with pytest.raises(FileError, match=r"cannot trace Remembering: .*self\.last.* assigned during export"):
+        to_torch_export(net, torch.randn(2, 5, 3), tmp_path / "net.pt2")
 
 
 class Branching(nn.Module):

@@ -131,3 +131,14 @@ def test_sizes_that_make_no_network(make, said):
 def test_names_that_give_other_sizes(name):
     with pytest.raises(ConfigError, match="need the sizes C1/C2/C3"):
         build(name)
+
+
+def test_whoever_keeps_what_a_layer_gave_has_it_unchanged():
+    """Rectifiers write over sums alone, which no layer gave."""
+    model = build("resnet20:2/3/5", blocks=2).eval()
+    kept = []
+    for module in model.modules():
+        module.register_forward_hook(lambda _, __, out: kept.append((out, out.clone())))
+    model(torch.randn(2, 3, 13, 11))
+    assert len(kept) > 40
+    assert all(torch.equal(out, then) for out, then in kept)

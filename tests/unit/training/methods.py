@@ -82,6 +82,7 @@ def sleeping(**settings: object) -> Method:
 METHODS: dict[str, Method] = {
     "plain": Method(),
     "adamw": Method(recipe=replace(RECIPE, optimizer="adamw", momentum=0.0, lr=0.01)),
+    "adamw, fused": Method(recipe=replace(RECIPE, optimizer="adamw", momentum=0.0, lr=0.01, fused=True)),
     "tie, mean": shares(ws.Tie(rate=2, fuse=ws.mean)),
     "tie, mean gradient": shares(ws.Tie(rate=2, fuse=ws.mean), lr_scale="mean"),
     "tie, own LoRA": shares(ws.Tie(rate=2, fuse=ws.mean, own=LoRA(1))),

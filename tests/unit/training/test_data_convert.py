@@ -8,7 +8,7 @@ import torch
 
 from tests.unit.training.made_up_npz import GOOD, IMAGES, IS_TRAIN, LABELS, NHWC, check_same, encoded, jpegs, save
 from weightshare.errors import ConfigError, FileError
-from weightshare.training.data import InMemory, Lazy, convert, folder, load_data
+from weightshare.training.data import InMemory, Lazy, convert, listed, load_data
 
 
 def test_packed_files_are_decoded(tmp_path):
@@ -94,7 +94,7 @@ def test_a_folder_too_large_for_memory_is_written_all_the_same(tmp_path, monkeyp
         path.write_bytes(encoded(image))
     source = str(tmp_path / "set")
     memory = load_data(source)
-    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    monkeypatch.setattr(listed, "IN_MEMORY", 0)
     assert isinstance(load_data(source).train, Lazy)
     written = convert(source, tmp_path / "b.npz")
     assert isinstance(written.train, InMemory)

@@ -8,13 +8,13 @@ import pytest
 
 from tests.unit.training.made_up_folder import COUNTS, HEIGHT, WIDTH, bytes_of, fill
 from weightshare.errors import ConfigError, FileError
-from weightshare.training.data import InMemory, Lazy, folder, load_data, pictures
+from weightshare.training.data import InMemory, Lazy, listed, load_data, pictures
 
 
 @pytest.mark.parametrize("limit", [0, 10**9], ids=["lazy", "in memory"])
 @pytest.mark.parametrize("test", ["test", "val"])
 def test_classes_are_folders_in_the_order_of_their_names(test, limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "IN_MEMORY", limit)
+    monkeypatch.setattr(listed, "IN_MEMORY", limit)
     expected = fill(tmp_path, {"train": COUNTS["train"], test: COUNTS["test"]})
     data = load_data(str(tmp_path))
     assert isinstance(data.train, Lazy if limit == 0 else InMemory)
@@ -29,9 +29,9 @@ def test_classes_are_folders_in_the_order_of_their_names(test, limit, tmp_path, 
 def test_the_limit_counts_both_parts(tmp_path, monkeypatch):
     fill(tmp_path)
     exact = 15 * 3 * HEIGHT * WIDTH
-    monkeypatch.setattr(folder, "IN_MEMORY", exact)
+    monkeypatch.setattr(listed, "IN_MEMORY", exact)
     assert isinstance(load_data(str(tmp_path)).train, InMemory)
-    monkeypatch.setattr(folder, "IN_MEMORY", exact - 1)
+    monkeypatch.setattr(listed, "IN_MEMORY", exact - 1)
     assert isinstance(load_data(str(tmp_path)).train, Lazy)
 
 
@@ -132,10 +132,58 @@ def test_an_unreadable_image_is_named(content, size, tmp_path):
         load_data(str(tmp_path), size=size)
 
 
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("limit", [0, 10**9], ids=["lazy", "in memory"])
+def test_all_unreadable_images_are_counted_and_the_first_named(limit, size, tmp_path, monkeypatch):
+    """Cut in the middle, no image at all, empty: in both parts; 7 of 15, whatever is read first."""
+    monkeypatch.setattr(listed, "IN_MEMORY", limit)
+    fill(tmp_path)
+    broken = [f"train/bee/{row}.png" for row in range(5)] + ["test/ant/1.png", "test/cow/0.png"]
+    for number, name in enumerate(broken):
+        path = tmp_path / name
+        path.write_bytes([path.read_bytes()[:-40], b"no image", b""][number % 3])
+    first = ", ".join(f"'{tmp_path / name}'" for name in broken[:5])
+    with pytest.raises(FileError) as caught:
+        listed.check(load_data(str(tmp_path), size=size))
+    message = str(caught.value)
+    assert message.startswith(f"7 of 15 images cannot be read: {first} and 2 more. The first: Cannot read the image ")
+    assert message.endswith("replace or remove it.")
+
+
+def test_a_check_reads_what_no_sample_has(tmp_path, monkeypatch):
+    """Of a set that is read batch by batch, loading looks at few images."""
+    monkeypatch.setattr(listed, "IN_MEMORY", 0)
+    monkeypatch.setattr(listed, "SAMPLE", 2)
+    fill(tmp_path)
+    data = load_data(str(tmp_path), size=3)
+    listed.check(data)
+    path = tmp_path / "train" / "bee" / "1.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    data = load_data(str(tmp_path), size=3)
+    with pytest.raises(FileError, match=r"1 of 15 images cannot be read: '.*train.bee.1\.png'\. Cannot read the image"):
+        listed.check(data)
+
+
+def test_classes_that_are_not_measured_are_told(tmp_path):
+    fill(tmp_path)
+    assert listed.without(load_data(str(tmp_path))) == ("bee",)
+    assert listed.without(load_data("digits")) == ()
+
+
 def empty_class(root):
     (root / "train" / "ant" / "deep").mkdir()
     for path in (root / "train" / "ant").glob("*.png"):
         path.unlink()
+
+
+def empty_classes(root):
+    for path in [*(root / "train" / "bee").iterdir(), *(root / "train" / "cow").iterdir()]:
+        path.unlink()
+
+
+def many_classes(root):
+    for number in range(7):
+        (root / "test" / f"a{number}").mkdir()
 
 
 def rename(root, old, new):
@@ -145,9 +193,14 @@ def rename(root, old, new):
 BROKEN = {
     "no train": (lambda root: rename(root, "train", "training"), "need the folder train in it"),
     "no test": (lambda root: rename(root, "test", "tests"), "need the folder test or val in it"),
-    "an empty class": (empty_class, r"'.*ant' has no images, need files that end in \.jpg"),
+    "an empty class": (empty_class, r"1 of 3 classes of '.*train' have no images: ant\. Need files that end in \.jpg"),
+    "empty classes": (empty_classes, r"2 of 3 classes of '.*train' have no images: bee, cow\."),
     "no classes": (lambda root: (rename(root, "train", "x"), (root / "train").mkdir()), "train' has no folders in it"),
-    "another class": (lambda root: rename(root, "test/cow", "test/dog"), "does not have: dog"),
+    "another class": (
+        lambda root: rename(root, "test/cow", "test/dog"),
+        "1 of 2 classes of '.*test' are not in '.*train': dog",
+    ),
+    "many others": (many_classes, r"7 of 9 classes of '.*test' are not in '.*train': a0, a1, a2, a3, a4 and 2 more\."),
 }
 
 

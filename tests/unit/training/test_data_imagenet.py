@@ -8,7 +8,7 @@ import torch
 from tests.unit.training.made_up import pictures
 from tests.unit.training.made_up_folder import bytes_of
 from weightshare.errors import ConfigError, FileError
-from weightshare.training.data import Lazy, Prepare, folder, load_data
+from weightshare.training.data import Lazy, Prepare, folder, listed, load_data
 from weightshare.training.data.prepare import IMAGENET
 
 CLASSES = ("n01443537", "n01629819", "n01641577")
@@ -74,7 +74,7 @@ def test_a_list_that_is_damaged(text, said, tmp_path):
 def test_a_list_that_names_what_is_not_there(tmp_path):
     tiny_imagenet(tmp_path)
     (tmp_path / "val" / folder.ANNOTATIONS).write_text("val_0.JPEG\tn99\t0\t0\t9\t9\n")
-    with pytest.raises(ConfigError, match=r"has classes that .* does not have: n99"):
+    with pytest.raises(ConfigError, match=r"1 of 1 classes of '.*val' are not in '.*train': n99\. Add them"):
         load_data(str(tmp_path))
     (tmp_path / "val" / folder.ANNOTATIONS).write_text(f"val_77.JPEG\t{CLASSES[0]}\n")
     with pytest.raises(FileError, match=r"val_77\.JPEG"):
@@ -89,7 +89,7 @@ TALL, WIDE = 24, 40
 @pytest.fixture
 def ramps(tmp_path, monkeypatch):
     """Pictures, read in each step, whose red grows to the right by 4 a pixel and whose green grows down by 6."""
-    monkeypatch.setattr(folder, "IN_MEMORY", 0)
+    monkeypatch.setattr(listed, "IN_MEMORY", 0)
     picture = np.zeros((TALL, WIDE, 3), np.uint8)
     picture[..., 0], picture[..., 1] = np.arange(WIDE) * 4, np.arange(TALL)[:, None] * 6
     for part, count in (("train", 9), ("test", 2)):
@@ -163,6 +163,6 @@ def test_the_rest_needs_images_in_memory(ramps):
 def test_pictures_are_held_out_by_rows(ramps):
     data = Prepare(validation=0.4, cut=8, margin=None)(ramps)
     assert (len(data.train), len(data.test)) == (5, 4)
-    assert sorted([*data.train.files, *data.test.files]) == sorted(ramps.train.files)
+    assert sorted([*data.train.stored, *data.test.stored]) == sorted(ramps.train.stored)
     assert (data.train.roam, data.test.roam) == (True, False)
     assert len(data.train.labels) == 5

@@ -40,6 +40,20 @@ def test_crops_and_flips_are_those_of_the_slow_twin(padding, batch):
     assert got.is_contiguous()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+def test_borders_can_be_filled_and_cuts_be_smaller_however_images_lie(layout, batch):
+    images, fill = batch[0], torch.rand(SHAPE[0])
+    down, right = torch.randint(0, 5, (2, BATCH))
+    mirrored = torch.arange(BATCH) % 3 == 0
+    got = moves.moved(images.to(memory_format=layout), 1, down, right, mirrored, fill, (HEIGHT - 2, WIDTH - 2))
+    for row in range(BATCH):
+        place = int(down[row]), int(right[row]), False
+        # Less the filling the border is black.
+        whole = slow_move(images[row] - fill.view(-1, 1, 1), 1, *place)[:, : HEIGHT - 2, : WIDTH - 2]
+        whole = whole + fill.view(-1, 1, 1)
+        torch.testing.assert_close(got[row], whole.flip(-1) if mirrored[row] else whole)
+
+
 def test_every_place_of_a_crop_comes_up_and_half_are_mirrored():
     """3 × 3 places and two sides, about 500 of each: a place that is missing or twice as likely is far outside."""
     count = 9000

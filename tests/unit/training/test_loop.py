@@ -65,9 +65,11 @@ def test_evaluation_counts_every_image_once_and_restores_the_mode(digits):
     assert loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(digits, cpu, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fused", [False, True], ids=["step by step", "fused"])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(digits, cpu, tmp_path, monkeypatch, fused):
+    recipe = replace(SHORT, fused=fused)
     whole = network()
-    history = fit(whole, digits, SHORT, seed=3, folder=tmp_path / "whole", fabric=cpu)
+    history = fit(whole, digits, recipe, seed=3, folder=tmp_path / "whole", fabric=cpu)
 
     class Stopped(Exception):
         pass
@@ -82,11 +84,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(digits, cpu, tmp_path
 
     monkeypatch.setattr(loop, "evaluate", stop_in_third_epoch)
     with pytest.raises(Stopped):
-        fit(network(), digits, SHORT, seed=3, folder=tmp_path / "cut", fabric=cpu)
+        fit(network(), digits, recipe, seed=3, folder=tmp_path / "cut", fabric=cpu)
     monkeypatch.undo()
 
     resumed = network()
-    later = fit(resumed, digits, SHORT, seed=3, folder=tmp_path / "cut", fabric=cpu)
+    later = fit(resumed, digits, recipe, seed=3, folder=tmp_path / "cut", fabric=cpu)
     for name, tensor in state(whole).items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
     assert [row["test_loss"] for row in later] == [row["test_loss"] for row in history]
@@ -211,3 +213,26 @@ def test_images_with_channels_last_give_the_same_up_to_rounding(digits, cpu):
     first = fit(network(), digits, replace(SHORT, epochs=1), fabric=cpu)
     assert set(seen) == {1}
     assert last[0]["test_loss"] == pytest.approx(first[0]["test_loss"], rel=1e-3)
+
+
+def test_a_fused_step_is_the_same_up_to_rounding(digits, cpu):
+    fused, plain = network(), network()
+    recipe = replace(SHORT, epochs=1, batch_size=479, lr=1e-3)  # three steps
+    fit(fused, digits, replace(recipe, fused=True), fabric=cpu)
+    fit(plain, digits, recipe, fabric=cpu)
+    for name, tensor in state(plain).items():
+        torch.testing.assert_close(fused.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_only_a_recipe_that_asks_for_it_gets_a_fused_step(digits, cpu, monkeypatch):
+    asked = []
+    made = torch.optim.AdamW
+
+    def seen(groups, **options):
+        asked.append(options["fused"])
+        return made(groups, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", seen)
+    for fused in (False, True):
+        fit(network(), digits, replace(SHORT, epochs=1, batch_size=1437, fused=fused), fabric=cpu)
+    assert asked == [None, True]

@@ -20,7 +20,7 @@ RECIPE = Recipe(epochs=1, batch_size=479, warmup=0.0, regularise=[Regularise(str
 RUN = RunConfig("m", share=[Share(rate=2), Share(rate=3)])
 CONFIG = {key: value for key, value in asdict(RUN).items() if key not in ("train", "seed", "out")}
 LATER = {
-    "recipe": ("schedule", "milestones", "factor", "nesterov"),
+    "recipe": ("schedule", "milestones", "factor", "nesterov", "fused"),
     "recipe.regularise.0": ("warmup",),
     "config.share.0": ("templates", "init", "within", "across_widths", "budget"),
     "config.share.1": ("templates", "init", "within"),

@@ -40,6 +40,8 @@ from weightshare.training.recipe import Recipe, RunConfig, Share, read_yaml, str
         ({"model": "m", "train": {"lr": -1}}, "train.lr=-1.0: need above 0"),
         ({"model": "m", "train": {"epochs": 0}}, "train.epochs=0: need 1 or more"),
         ({"model": "m", "train": {"warmup": 1.5}}, "train.warmup=1.5: need 0 to 1"),
+        ({"model": "m", "train": {"optimizer": "sgd", "fused": True}}, "train.fused=True: need false, or adamw"),
+        ({"model": "m", "train": {"fused": True}, "precision": "16-mixed"}, "Leave one of the three out"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(data, message):

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weightshare.errors import ConfigError
+from weightshare.experiments.printed.pogodin2021 import TABLES
 from weightshare.training.data import Augment, Prepare
 from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.recipe import Recipe, RunConfig
@@ -37,10 +38,16 @@ ROWS: dict[str, tuple[bool, float, float, int, int | None]] = {
 }
 """For each row: whether it is local, learning rate, weight decay, copies of an image in a batch, and `n` of `ws(n)`."""
 
-PAPERS_RATE = {"lc": 1e-3, "lc-4reps": 1e-3, "lc-ws1": 1e-3, "lc-ws10": 5e-4, "lc-ws100": 5e-4}
+
+def _printed(table: str, row: str, metric: str) -> float:
+    """The paper's number for a row of ours, which says `lc-4reps` for `lc-reps4`."""
+    return TABLES[table]["lc-reps4" if row == "lc-4reps" else row][metric].number
+
+
+PAPERS_RATE = {row: _printed("table10", row, "cifar10/lr") for row in ROWS if row != "conv"}
 """Where the paper's learning rate, for its long schedule, is another one."""
 
-PUBLISHED = {"conv": 88.3, "lc": 80.9, "lc-4reps": 82.9, "lc-ws1": 87.4, "lc-ws10": 85.1, "lc-ws100": 82.0}
+PUBLISHED = {row: _printed("table1", row, "cifar10/top1") for row in ROWS}
 """Accuracy in table 1, percent: 200 epochs of the whole network."""
 
 

@@ -1,4 +1,4 @@
-"""Pogodin 2021, tables 1 to 5 and 12: convolutions, locally connected layers, data translation and sleep phases.
+"""The trainings of Pogodin 2021, tables 1 to 12: convolutions, local layers, data translation and sleep phases.
 
 A row is a network and what regularises it:
 
@@ -23,14 +23,13 @@ import torch
 from torch import nn
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.studies.pogodin2021_tables import ACCURACY, IMAGENET, IMAGENET_RATES, RATES, SPREAD
+from weightshare.experiments.printed.pogodin2021 import ACCURACY, IMAGENET, IMAGENET_RATES, RATES, SPREAD
 from weightshare.training.data import Augment, Prepare, Split
-from weightshare.training.data.load import home
 from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.recipe import Recipe, RunConfig
 
 PAPER = "pogodin2021"
-RECIPE = Recipe(epochs=200, batch_size=512, warmup=0.0, clip=None, schedule="step")
+RECIPE = Recipe(epochs=200, batch_size=512, warmup=0.0, clip=None, schedule="step", fused=True)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Task:
 
     Args:
         model: Its network, by name.
-        data: Its name, or its folder in the folder of data sets.
+        data: Its name.
         column: Where its learning rate is in `RATES`; nothing for ImageNet, which has its own.
         accuracies: Where its accuracies are in `ACCURACY`: top-1, and top-5 where it has one.
         image_size: Shorter side that images are brought to, or nothing where they have one size.
@@ -90,17 +89,12 @@ class Task:
     tuning_epochs: int = 200
     tuning_milestones: tuple[int, int] = (100, 150)
 
-    @property
-    def named(self) -> bool:
-        """Whether `data` is a name instead of a folder."""
-        return self.cut is None
-
 
 SMALL, LARGE = "resnet20:16/32/64", "resnet18:32/64/128/256"
 TASKS: dict[str, Task] = {
     "cifar10": Task(SMALL, "cifar10", 0, (0,)),
     "cifar100": Task(SMALL, "cifar100", 1, (1, 2)),
-    "tiny-imagenet": Task(SMALL, "tiny-imagenet-200", 2, (3, 4), cut=48, tuning_epochs=50, tuning_milestones=(25, 37)),
+    "tiny-imagenet": Task(SMALL, "tiny-imagenet", 2, (3, 4), cut=48, tuning_epochs=50, tuning_milestones=(25, 37)),
     "imagenet": Task(
         LARGE, "imagenet", None, (0, 1), 256, 224, True, 256, 10 / 1281, tuning_epochs=20, tuning_milestones=(10, 15)
     ),
@@ -154,15 +148,7 @@ def cell(row: str, dataset: str, padding: int | None) -> Cell:
     return Cell(*RATES[padding][row][task.column], accuracy, spread)
 
 
-def config(
-    row: str,
-    dataset: str,
-    padding: int | None,
-    seed: int,
-    out: str | Path,
-    data: str | None = None,
-    data_dir: str | None = None,
-) -> RunConfig:
+def config(row: str, dataset: str, padding: int | None, seed: int, out: str | Path) -> RunConfig:
     """The configuration of one training.
 
     Args:
@@ -171,8 +157,6 @@ def config(
         padding: 0, 4 or 8 pixels; nothing for ImageNet.
         seed: Of the run.
         out: Folder of all runs.
-        data: Another source of the same images: a name, a packed file or a folder.
-        data_dir: Where data sets lie; see `weightshare.training.data.load_data`.
 
     Raises:
         ConfigError: If the paper has no such cell.
@@ -184,15 +168,14 @@ def config(
     """
     task, printed, shape = _task(dataset), cell(row, dataset, padding), ROWS[row]
     augment = Augment(flip=task.flip, repeats=shape.repeats)
-    if task.named and padding:
+    if task.cut is None and padding:
         augment = replace(augment, crop=padding, pad="mean")
     prepare = Prepare()
     if task.cut is not None:
         prepare = Prepare(cut=task.cut, margin=padding, normalise="imagenet")
     return RunConfig(
         task.model,
-        data=data or (task.data if task.named else str(home(data_dir) / task.data)),
-        data_dir=data_dir,
+        data=task.data,
         prepare=prepare,
         image_size=task.image_size,
         localise=[Localise(keep_first=shape.keep_first)] if shape.localise else [],
@@ -217,7 +200,7 @@ def tuned(config: RunConfig, dataset: str, lr: float, weight_decay: float) -> Ru
     Args:
         config: The configuration of the row.
         dataset: One of `TASKS`.
-        lr: Of the grid; see `pogodin2021_tables.GRIDS`.
+        lr: Of the grid; see `printed.pogodin2021.GRIDS`.
         weight_decay: Likewise.
 
     Source: Pogodin 2021, sections 5, B.1 and B.2. Differs: the same number of images of each class is held out, the

@@ -10,29 +10,24 @@ Source: Shakerinava 2023, linear regression with shared coefficients. Differs: i
 that the project has, so the problems are ours.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-import statistics
-import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from weightshare.errors import ConfigError
-from weightshare.experiments.studies.regression_picture import draw_regression
-from weightshare.experiments.studies.results import Result
-from weightshare.files.atomic import replacing
-from weightshare.training.environment import environment
+from weightshare.experiments.jobs import Outcome
+from weightshare.experiments.studies.regression_picture import METHODS, draw_regression
+from weightshare.experiments.table import Found
 from weightshare.values.refine import regress_clusters, regress_rewound
 from weightshare.values.solve import Method, one_value_strength, regress_shared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER, TABLE = "shakerinava2023", "regression"
-SEEDS = (0, 1, 2, 3, 4)
 TEST_ROWS = 1000
 DOWN = tuple(10 ** (-3 * step / 19) for step in range(20))  # strengths of the convex path, of the one for one value
 UP = tuple(10 ** (step / 4) for step in range(13))  # of the rewound path, of the convex one's choice
@@ -182,90 +177,103 @@ def oracle(data: Data) -> Fit:
     return Fit(regress_clusters(data.x, data.y, labels), labels)
 
 
-def fits(problem: Problem, data: Data) -> dict[str, tuple[Fit, float]]:
-    """For each row of the table what it found, and in how many seconds."""
-    seconds: dict[str, float] = {}
+@dataclass(frozen=True)
+class Case:
+    """A problem, the data of a seed, and the convex path, which several ways to fit go along."""
 
-    def timed(name: str, find: Callable[[], Any]) -> Any:
-        begun = time.perf_counter()
-        found = find()
-        seconds[name] = time.perf_counter() - begun
-        return found
+    problem: Problem
+    data: Data
 
-    path = timed("path", lambda: convex(problem, data))
-    up = timed("up", lambda: rewound(problem, data, data.choose(path)))
-    rows = {
-        "shared": timed("shared", lambda: data.choose(path)),
-        "shared-refit": timed("shared-refit", lambda: refit(data, path)),
-        "rewound-refit": timed("rewound-refit", lambda: refit(data, up)),
-        "least-squares": timed("least-squares", lambda: least_squares(data)),
-        "ridge": timed("ridge", lambda: ridge(data)),
-        "lasso": timed("lasso", lambda: lasso(data)),
-        "lasso-kmeans": timed("lasso-kmeans", lambda: kmeans(data, lasso(data))),
-        "oracle": timed("oracle", lambda: oracle(data)),
-    }
-    for name in ("shared", "shared-refit", "rewound-refit"):
-        seconds[name] += seconds["path"]
-    seconds["rewound-refit"] += seconds["up"]
-    return {name: (fit, seconds[name]) for name, fit in rows.items()}
+    @cached_property
+    def path(self) -> list[Fit]:
+        return convex(self.problem, self.data)
+
+    @property
+    def shared(self) -> Fit:
+        """The best of the path."""
+        return self.data.choose(self.path)
+
+
+@lru_cache(maxsize=32)
+def case(problem: Problem, seed: int) -> Case:
+    """The case of a seed, kept for the next way to fit it."""
+    return Case(problem, draw(problem, seed))
+
+
+FITS: Mapping[str, Callable[[Case], Fit]] = {
+    "least-squares": lambda at: least_squares(at.data),
+    "ridge": lambda at: ridge(at.data),
+    "lasso": lambda at: lasso(at.data),
+    "lasso-kmeans": lambda at: kmeans(at.data, lasso(at.data)),
+    "shared": lambda at: at.shared,
+    "shared-refit": lambda at: refit(at.data, at.path),
+    "rewound-refit": lambda at: refit(at.data, rewound(at.problem, at.data, at.shared)),
+    "oracle": lambda at: oracle(at.data),
+}
+STEPS = "steps-"
+ROWS = {
+    "least-squares": "least squares",
+    "ridge": "ridge",
+    "lasso": "lasso",
+    "lasso-kmeans": "lasso, k-means, refit",
+    "shared": "R (convex)",
+    "shared-refit": "R, refit",
+    "rewound-refit": "R, rewound, refit",
+    "oracle": "oracle: knows the clusters",
+    **{f"{STEPS}{method}": f"steps of {title} on R" for method, title in METHODS.items()},
+}
+"""By name what they are: ways to fit, and ways to the convex answer."""
 
 
 def measure(fit: Fit, data: Data) -> dict[str, float]:
-    """How well the coefficients, the predictions and the clusters are those of the truth."""
-    from sklearn.metrics import adjusted_rand_score, r2_score, rand_score
+    """How well the coefficients, the predictions and the clusters are those of the truth; `error` is in percent."""
+    from sklearn.metrics import adjusted_rand_score, r2_score
 
     x, y = data.test
     clusters = data.truth.unique(return_inverse=True)[1].numpy(), fit.labels.numpy()
     return {
-        "estimation_error": float((fit.coefficients - data.truth).norm() / data.truth.norm()),
-        "test_r2": float(r2_score(y.numpy(), (x @ fit.coefficients).numpy())),
-        "distinct_values": len(fit.labels.unique()),
-        "zeros": int((fit.coefficients == 0).sum()),
-        "rand_index": float(rand_score(*clusters)),
-        "adjusted_rand_index": float(adjusted_rand_score(*clusters)),
-        "strength": fit.strength,
+        "error": 100 * float((fit.coefficients - data.truth).norm() / data.truth.norm()),
+        "r2": float(r2_score(y.numpy(), (x @ fit.coefficients).numpy())),
+        "distinct": len(fit.labels.unique()),
+        "rand": float(adjusted_rand_score(*clusters)),
     }
 
 
-def shared_regression(
-    seeds: Sequence[int] = SEEDS, name: str = "more", problems: Mapping[str, Problem] = PROBLEMS
-) -> list[Result]:
-    """Draw a problem with every seed, fit it in every way, and count the steps of every method.
+def regression(row: str, column: str, problem: Mapping[str, Any], seed: int) -> Outcome:
+    """Fit a problem in one way, or count the steps of one method.
 
     Args:
-        seeds: One data set for each.
-        name: A key of `problems`: with more or with fewer observations than coefficients.
-        problems: What can be drawn.
+        row: A key of `ROWS`.
+        column: Names the metrics.
+        problem: What `Problem` takes.
+        seed: Of the data.
 
     Returns:
-        A result for each way to fit, with `‖w − w*‖/‖w*‖` for each seed and the mean over seeds of all else that
-        `measure` gives; and one for each method, with its steps from zeros to a relative gap of 1e-6 at the strength
-        that was chosen for `shared`.
+        Of a fit, what `measure` gives, and `truth` and `found` as curves; of `steps-...`, how many steps from zeros to
+        a relative gap of 1e-6 at the strength that is chosen for `shared`, and as curves a few steps and how far the
+        objective is above its least there.
 
     Raises:
-        ConfigError: If there is no such problem, or no seed.
+        ConfigError: If there is no such row, or a method needs more than 20,000 steps.
     """
-    if name not in problems:
-        raise ConfigError(f"name={name!r}: need one of {', '.join(problems)}.")
-    if not seeds:
-        raise ConfigError("seeds=(): need at least one.")
-    problem = problems[name]
-    measured: dict[str, list[dict[str, float]]] = {}
-    seconds: dict[str, list[float]] = {}
-    for data in (draw(problem, seed) for seed in seeds):
-        found = fits(problem, data)
-        for row, (fit, spent) in found.items():
-            measured.setdefault(row, []).append(measure(fit, data))
-            seconds.setdefault(row, []).append(spent)
-        for method in get_args(Method):
-            begun = time.perf_counter()
-            steps = len(way(problem, data, found["shared"][0].strength, method)) - 1
-            measured.setdefault(f"steps-{method}", []).append({"iterations": steps})
-            seconds.setdefault(f"steps-{method}", []).append(time.perf_counter() - begun)
-    machine = environment()
-    return [
-        _result(f"{name}-{row}", numbers, seconds[row], seeds, problem, machine) for row, numbers in measured.items()
-    ]
+    made = Problem(**{**problem, "values": tuple(problem["values"])})
+    at = case(made, seed)
+    data = at.data
+    if row in FITS:
+        fit = FITS[row](at)
+        curves = {"truth": data.truth.tolist(), "found": fit.coefficients.tolist()}
+        numbers = {"strength": fit.strength, "zeros": int((fit.coefficients == 0).sum())}
+        return Outcome({f"{column}/{key}": value for key, value in measure(fit, data).items()}, numbers, curves)
+    methods = {f"{STEPS}{method}": method for method in get_args(Method)}
+    if row not in methods:
+        raise ConfigError(f"row={row!r}: need one of {', '.join((*FITS, *methods))}.")
+    strength = at.shared.strength
+    heights = way(made, data, strength, methods[row])
+    least = regress_shared(data.x, data.y, strength, made.l1 * strength, tolerance=1e-10).objectives.min()
+    steps = sorted({round((len(heights) - 1) ** (part / 60)) - (part == 0) for part in range(61)})
+    gaps = (heights[steps] / least - 1).clamp(min=1e-12)
+    curves = {"step": [float(step) for step in steps], "gap": [float(f"{gap:.3g}") for gap in gaps.tolist()]}
+    return Outcome({f"{column}/steps": len(heights) - 1}, {"strength": strength}, curves)
 
 
 def way(problem: Problem, data: Data, strength: float, method: Method) -> Tensor:
@@ -282,36 +290,11 @@ def way(problem: Problem, data: Data, strength: float, method: Method) -> Tensor
     return found.objectives
 
 
-def regression(
-    out: str | Path, seeds: Sequence[int] = SEEDS, problems: Mapping[str, Problem] = PROBLEMS
-) -> list[Result]:
-    """Run all problems, write their results and a picture of the first one.
-
-    Args:
-        out: Folder that gets `shakerinava2023/regression/*.json` and `recovered.png` beside them.
-        seeds: One data set of each problem for each.
-        problems: By the names that their results start with.
-
-    Returns:
-        The results.
-    """
-    results = [result for name in problems for result in shared_regression(seeds, name, problems)]
-    for result in results:
-        result.write(out)
-    figure = picture(next(iter(problems.values())), seeds[0])
-    with replacing(Path(out) / PAPER / TABLE / "recovered.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=144, transparent=True, metadata={"Software": None})
-    return results
-
-
-def picture(problem: Problem, seed: int) -> "Figure":
-    """Coefficients beside the truth, and the objective over the steps of every method."""
-    data = draw(problem, seed)
-    found = {row: fit for row, (fit, _) in fits(problem, data).items()}
-    strength = found["shared"].strength
-    least = regress_shared(data.x, data.y, strength, problem.l1 * strength, tolerance=1e-10).objectives.min()
-    ways = {method: way(problem, data, strength, method) for method in get_args(Method)}
-    return draw_regression(data.truth, {row: fit.coefficients for row, fit in found.items()}, ways, float(least))
+def picture(found: Found) -> "Figure":
+    """Coefficients beside the truth, and the objective over steps, of the first problem and its first seed."""
+    column = next(iter(PROBLEMS))
+    curves = {row: outcomes[min(outcomes)].curves for (row, at), outcomes in found.items() if at == column and outcomes}
+    return draw_regression(curves)
 
 
 def _learned(model: Any, data: Data, strength: float) -> Fit:
@@ -321,27 +304,3 @@ def _learned(model: Any, data: Data, strength: float) -> Fit:
 def _unclustered(w: Tensor, strength: float = 0.0) -> Fit:
     """Coefficients that share where they are equal to the bit."""
     return Fit(w, w.unique(return_inverse=True)[1], strength)
-
-
-def _result(
-    row: str,
-    numbers: Sequence[dict[str, float]],
-    seconds: Sequence[float],
-    seeds: Sequence[int],
-    problem: Problem,
-    machine: dict[str, Any],
-) -> Result:
-    metric = next(iter(numbers[0]))
-    return Result(
-        paper=PAPER,
-        table=TABLE,
-        run=row,
-        metric=metric,
-        values=[number[metric] for number in numbers],
-        seeds=list(seeds),
-        config={**asdict(problem), "values": list(problem.values)},
-        environment=machine,
-        seconds=list(seconds),
-        numbers={key: statistics.fmean(number[key] for number in numbers) for key in numbers[0] if key != metric},
-        notes="The paper's experiment of that name; its sizes and numbers are not in the text that the project has.",
-    )

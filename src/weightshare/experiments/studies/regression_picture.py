@@ -1,9 +1,9 @@
 """The picture of the regression: coefficients beside the truth, and how fast each method comes down."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 
 from weightshare.analysis.pictures import COLOURS, INK
 
@@ -34,19 +34,17 @@ LOOK: dict[Any, Any] = {
 SHOWN = {
     "lasso": "lasso",
     "shared": "shared (convex)",
-    "rewound-refit": "shared, rewound and refit",
+    "rewound-refit": "rewound and refit",
 }
-METHODS = {"plain": "plain", "momentum": "heavy ball", "fista": "FISTA"}
+METHODS = {"plain": "plain proximal gradient", "momentum": "heavy ball", "fista": "FISTA"}
 
 
-def draw_regression(truth: Tensor, found: Mapping[str, Tensor], ways: Mapping[str, Tensor], least: float) -> "Figure":
-    """Draw what was found, a panel for each way to fit, and the objective over steps.
+def draw_regression(curves: Mapping[str, Mapping[str, Sequence[float | None]]]) -> "Figure":
+    """Draw what was found, a panel for each way to fit, and how far the objective is above its least over steps.
 
     Args:
-        truth: The true coefficients.
-        found: Those of `lasso`, `shared` and `rewound-refit`.
-        ways: For each method its objectives, before the first step and after each.
-        least: The least objective of all.
+        curves: `truth` and `found` of `lasso`, `shared` and `rewound-refit`; `step` and `gap` of `steps-METHOD`. What
+            is not there is left out.
 
     Returns:
         A matplotlib figure. Coefficients stand in the order of the truth, and of what was found within one value.
@@ -61,21 +59,26 @@ def draw_regression(truth: Tensor, found: Mapping[str, Tensor], ways: Mapping[st
         for axes, (name, title), colour in zip(
             panels, SHOWN.items(), (COLOURS[0], COLOURS[4], COLOURS[2]), strict=True
         ):
+            axes.grid(axis="y")
+            if name not in curves:
+                axes.set(title=title)
+                continue
+            truth, found = (torch.tensor(curves[name][key], dtype=torch.float64) for key in ("truth", "found"))
             # Two stable sorts: by what was found, then by the truth.
-            order = found[name].argsort(stable=True)
+            order = found.argsort(stable=True)
             order = order[truth[order].argsort(stable=True)]
             axes.plot(truth[order], color=INK, lw=1.2, drawstyle="steps-mid", label="true")
-            axes.plot(found[name][order], ".", color=colour, markersize=4, label="found")
-            distinct = len(found[name].unique())
-            error = float((found[name] - truth).norm() / truth.norm())
-            axes.set(title=f"{title}: {distinct} values, error {error:.1%}", xlabel="coefficient, sorted")
-            axes.grid(axis="y")
+            axes.plot(found[order], ".", color=colour, markersize=4, label="found")
+            error = float((found - truth).norm() / truth.norm())
+            axes.set(title=f"{title}: {len(found.unique())} values, error {error:.1%}", xlabel="coefficient, sorted")
         panels[0].set_ylabel("coefficient")
-        panels[0].legend(loc="upper left")
+        if panels[0].lines:
+            panels[0].legend(loc="upper left")
         axes = halves[1].subplots()
         for (name, title), colour in zip(METHODS.items(), (COLOURS[0], COLOURS[1], COLOURS[2]), strict=True):
-            height = ways[name] / least - 1
-            axes.plot(height.clamp(min=1e-12), color=colour, lw=1.4, label=f"{title}: {len(height) - 1:,} steps")
+            if (way := curves.get(f"steps-{name}")) is not None:
+                last = int(way["step"][-1] or 0)
+                axes.plot(way["step"], way["gap"], color=colour, lw=1.4, label=f"{title}: {last:,} steps")
         axes.set(
             xscale="symlog",
             yscale="log",
@@ -83,6 +86,7 @@ def draw_regression(truth: Tensor, found: Mapping[str, Tensor], ways: Mapping[st
             ylabel="objective above the optimum, relative",
         )
         axes.grid()
-        legend = axes.legend(loc="upper right", title="steps to a gap of 1e-6", title_fontsize=9)
-        legend.get_title().set_color(INK)
+        if axes.lines:
+            legend = axes.legend(loc="upper right", title="steps to a gap of 1e-6", title_fontsize=9)
+            legend.get_title().set_color(INK)
     return figure

@@ -1,27 +1,23 @@
-"""CIFAR-10 with wide ResNets whose layers share templates: the poster's tables, and a small one that two cores train.
+"""Wide ResNets whose layers share templates, as the poster trains them: configurations for each scale.
 
-Does a network with one template for each layer, which stores nothing less, learn better than a plain one? What do two
-templates for six layers cost, and what is won when the numbers that they save go into width? And when does it show
-which layers are alike, with the similarity of layers regularised and without?
-
-Source: Savarese 2019, the poster's tables of CIFAR and its pictures of the layer similarity matrix.
-Differs: in `config`, WRN-28-1 for WRN-28-10 and width 1.5 for 14; JPEG copies of CIFAR-10, the first 1,000 training
-images of each class: 900 are learnt from and 100 validate, and the 10,000 test images are measured on once, at the end.
-15 epochs instead of 200, no dropout, bfloat16. Batches, learning rate, its steps, momentum and weight decay are those
-of wide ResNets. The strengths of the regulariser are ours. Nothing but the precision differs in `poster_config`, which
-nobody has run here.
+Source: Savarese 2019, the poster's tables of CIFAR, of ImageNet and beside architecture search. Its schedule is not on
+it; that of small images is Zagoruyko's (2016), that of large ones is the usual one of ResNet-50.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from weightshare.errors import ConfigError
-from weightshare.training.data import Augment, Prepare
-from weightshare.training.recipe import Recipe, RunConfig
-from weightshare.training.regularise import Regularise
+import torch
 
-PAPER, TABLE = "savarese2019", "cifar10"
+from weightshare.depth.templates import Templates
+from weightshare.experiments.jobs import Calculation, Job, Outcome, Scale, Training
+from weightshare.models.wrn import STAGES, wrn
+from weightshare.training.data import Augment
+from weightshare.training.recipe import Recipe, RunConfig
+from weightshare.verbs import plan
 
 PROTOCOL = Recipe(
     epochs=200,
@@ -40,123 +36,172 @@ PROTOCOL = Recipe(
     factor=0.2,
 )
 """Zagoruyko 2016, section 3: the learning rate is divided by 5 after 60, 120 and 160 of 200 epochs."""
-DROPOUT, CUTOUT = 0.3, 16
-
-DEPTH, EPOCHS = 28, 15
-PREPARE = Prepare(fraction=0.2, validation=0.1)
+DEPTH, DROPOUT, CUTOUT = 28, 0.3, 16
+SIZE = "size"
+"""The column of parameters, which are counted and not trained."""
+CURVES = ("train_accuracy", "test_accuracy", "layer_similarity")
 
 
 @dataclass(frozen=True)
-class Row:
-    """A network of the small table.
+class Network:
+    """A wide ResNet of the poster's tables of CIFAR.
 
     Args:
+        name: In the poster's words.
         width: Widening factor.
-        templates: Of each bank of six layers, or nothing for a plain network.
-        strength: Of the regulariser of layer similarity, or 0.
-        like: Its counterpart in the poster's table, and that one's error in percent; or nothing.
+        templates: Of each bank: a number, 0 for one for each layer; nothing for a plain network.
+        dropout: Probability between the two convolutions of a block.
+        cutout: Side of the square that is covered, in pixels, or 0.
     """
 
-    width: float = 1
+    name: str
+    width: int
     templates: int | None = None
-    strength: float = 0.0
-    like: tuple[str, float] | None = None
+    dropout: float = 0.0
+    cutout: int = 0
+
+    @property
+    def model(self) -> str:
+        return f"weightshare.models:{'wrn' if self.templates is None else 'swrn'}"
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the network is built with."""
+        given: dict[str, Any] = {"depth": DEPTH, "width": self.width}
+        given |= {"templates": self.templates} if self.templates else {}
+        return given | ({"dropout": self.dropout} if self.dropout else {})
 
 
-ROWS: dict[str, Row] = {
-    "wrn": Row(like=("WRN 28-10*", 3.89)),
-    "swrn-6": Row(templates=6, like=("SWRN 28-10*", 3.88)),
-    "swrn-2": Row(templates=2, like=("SWRN 28-10-2*", 3.75)),
-    "swrn-2-similar": Row(templates=2, strength=0.3),
-    "swrn-2-similar-weak": Row(templates=2, strength=0.1),
-    "swrn-2-wide": Row(1.5, 2, like=("SWRN 28-14-2*", 3.69)),
+CIFAR: dict[str, Network] = {
+    "wrn-28-10-plain": Network("WRN 28-10", 10),
+    "wrn-28-10": Network("WRN 28-10*", 10, dropout=DROPOUT),
+    "swrn-28-10": Network("SWRN 28-10*", 10, 0, DROPOUT),
+    "swrn-28-10-2": Network("SWRN 28-10-2*", 10, 2, DROPOUT),
+    "swrn-28-14": Network("SWRN 28-14*", 14, 0, DROPOUT),
+    "swrn-28-14-2": Network("SWRN 28-14-2*", 14, 2, DROPOUT),
+    "swrn-28-18": Network("SWRN 28-18*", 18, 0, DROPOUT),
+    "swrn-28-18-2": Network("SWRN 28-18-2*", 18, 2, DROPOUT),
 }
-"""The wide one stores about what the plain one does."""
-
-POSTER: dict[str, tuple[str, bool, float]] = {
-    "wrn-28-10": ("wrn:28/10", False, 3.89),
-    "swrn-28-10": ("swrn:28/10", False, 3.88),
-    "swrn-28-10-2": ("swrn:28/10/2", False, 3.75),
-    "swrn-28-14": ("swrn:28/14", False, 3.67),
-    "swrn-28-14-2": ("swrn:28/14/2", False, 3.69),
-    "swrn-28-18": ("swrn:28/18", False, 3.48),
-    "swrn-28-18-2": ("swrn:28/18/2", False, 3.43),
-    "wrn-28-10-cutout": ("wrn:28/10", True, 3.08),
-    "swrn-28-6-2-cutout": ("swrn:28/6/2", True, 3.0),
-    "swrn-28-10-2-cutout": ("swrn:28/10/2", True, 2.69),
-    "swrn-28-14-2-cutout": ("swrn:28/14/2", True, 2.53),
+"""By row. The poster's star says dropout."""
+BESIDE: dict[str, Network] = {
+    "wrn-28-10": Network("WRN 28-10 with cutout", 10, cutout=CUTOUT),
+    "swrn-28-6-2": Network("SWRN 28-6-2", 6, 2, cutout=CUTOUT),
+    "swrn-28-10-2": Network("SWRN 28-10-2", 10, 2, cutout=CUTOUT),
+    "swrn-28-14-2": Network("SWRN 28-14-2", 14, 2, cutout=CUTOUT),
 }
-"""The poster's networks with their error in percent on CIFAR-10, after 200 epochs, with dropout or with cutout."""
+"""By row of the table beside architecture search."""
+
+WIDTHS: Mapping[Scale, Mapping[int, float]] = {
+    "smoke": {10: 1, 14: 1.25, 18: 1.5},
+    "small": {10: 1, 14: 1.5, 18: 2},
+    "paper": {10: 10, 14: 14, 18: 18},
+}
+"""Widening factors of the table of CIFAR at each scale, by the poster's."""
+WIDTHS_BESIDE: Mapping[Scale, Mapping[int, float]] = {
+    "smoke": {6: 1, 10: 1.25, 14: 1.5},
+    "small": {6: 1, 10: 1.5, 14: 2},
+    "paper": {6: 6, 10: 10, 14: 14},
+}
+"""Those of the table beside architecture search."""
+
+DEPTHS: Mapping[Scale, int] = {"smoke": 16, "small": DEPTH, "paper": DEPTH}
+DIGITS: Mapping[str, Any] = {
+    "data": "digits",
+    "precision": "32-true",
+    "prepare.fraction": 0.25,
+    "model_args.depth": DEPTHS["smoke"],
+    "train.epochs": 1,
+    "train.batch_size": 64,
+    "train.augment.crop": 1,
+}
+CORES: Mapping[str, Any] = {
+    "prepare.pool": 2,
+    "train.batch_size": 64,
+    "train.lr": 0.05,
+    "train.augment.crop": 2,
+    "precision": "32-true",
+}
+"""What two cores need: images of half the side, and batches as small as cost nothing; few of them multiply bfloat16."""
+DELTAS: Mapping[Scale, Mapping[str, Any]] = {
+    "smoke": DIGITS,
+    "small": {**CORES, "prepare.fraction": 0.3, "train.epochs": 5},
+    "paper": {},
+}
+DELTAS_BESIDE: Mapping[Scale, Mapping[str, Any]] = {
+    "smoke": {**DIGITS, "train.augment.cutout": 3},
+    "small": {**CORES, "prepare.fraction": 0.2, "train.epochs": 5, "train.augment.cutout": CUTOUT // 2},
+    "paper": {},
+}
 
 
-def config(row: str, seed: int, out: str | Path, data: str = "cifar10", data_dir: str | None = None) -> RunConfig:
-    """The configuration of one training of the small table.
-
-    Args:
-        row: One of `ROWS`.
-        seed: Of the run.
-        out: Folder of all runs.
-        data: CIFAR-10, or other images.
-        data_dir: Where it lies.
-
-    Raises:
-        ConfigError: If there is no such row.
-    """
-    if row not in ROWS:
-        raise ConfigError(f"There is no row {row!r}: need one of {', '.join(ROWS)}.")
-    made = ROWS[row]
-    sizes: dict[str, Any] = {"depth": DEPTH, "width": made.width}
-    kind = "wrn"
-    if made.templates is not None:
-        kind, sizes = "swrn", sizes | {"templates": made.templates}
-    penalty = [Regularise("layer_similarity", made.strength)] if made.strength else []
-    return RunConfig(
-        f"weightshare.models:{kind}",
-        model_args=sizes,
-        data=data,
-        data_dir=data_dir,
-        prepare=PREPARE,
-        train=replace(PROTOCOL, epochs=EPOCHS, regularise=penalty),
-        seed=seed,
-        device="cpu",
-        precision="bf16-mixed",
-        out=str(Path(out) / f"{row}-seed{seed}"),
+def cifar(row: str, column: str, scale: Scale) -> Job:
+    """The work of a row of the table of CIFAR: parameters are counted, `cifar10` and `cifar100` are trainings."""
+    network, width = CIFAR[row], WIDTHS[scale][CIFAR[row].width]
+    if column == SIZE:
+        return _counted(network, width, DEPTHS[scale])
+    deltas = {**DELTAS[scale], "model_args.width": width}
+    if network.dropout and scale == "small":
+        deltas["model_args.dropout"] = 0.0
+    return Training(
+        partial(settings, network, column),
+        row,
+        column,
+        deltas,
+        partial(error, metric=f"{column}/error"),
+        CURVES,
     )
 
 
-def poster_config(row: str, seed: int, out: str | Path, data: str = "cifar10", device: str = "cuda") -> RunConfig:
-    """The configuration of one training of the poster, for a GPU; it can be stopped and goes on where it was.
+def beside(row: str, column: str, scale: Scale) -> Job:
+    """The work of a row of the table beside architecture search."""
+    network, width = BESIDE[row], WIDTHS_BESIDE[scale][BESIDE[row].width]
+    if column == SIZE:
+        return _counted(network, width, DEPTHS[scale])
+    deltas = {**DELTAS_BESIDE[scale], "model_args.width": width}
+    return Training(partial(settings, network, "cifar10"), row, column, deltas, error_and_days, CURVES)
 
-    Args:
-        row: One of `POSTER`.
-        seed: Of the run.
-        out: Folder of all runs.
-        data: CIFAR-10, all of it.
-        device: Where it trains.
 
-    Raises:
-        ConfigError: If there is no such row.
-
-    Differs: bfloat16 in products and norms; weights stay float32. The poster says dropout of 0.3 of its first table
-        and cutout of its second, so rows have one of the two.
-
-    Example:
-        >>> made = poster_config("swrn-28-10-2-cutout", 0, "runs")
-        >>> made.model, made.model_args, made.train.augment.cutout, made.train.epochs
-        ('swrn:28/10/2', {}, 16, 200)
-    """
-    if row not in POSTER:
-        raise ConfigError(f"The poster has no row {row!r}: need one of {', '.join(POSTER)}.")
-    network, cutout, _ = POSTER[row]
-    recipe = replace(PROTOCOL, augment=replace(PROTOCOL.augment, cutout=CUTOUT)) if cutout else PROTOCOL
+def settings(network: Network, data: str, seed: int, runs: Path) -> RunConfig:
+    """The poster's training of a network of its tables of CIFAR."""
+    augment = replace(PROTOCOL.augment, cutout=network.cutout)
     return RunConfig(
-        network,
-        model_args={} if cutout else {"dropout": DROPOUT},
+        network.model,
+        model_args=network.sizes,
         data=data,
-        train=recipe,
-        seed=seed,
-        device=device,
+        train=replace(PROTOCOL, augment=augment),
         precision="bf16-mixed",
         checkpoint_minutes=2.0,
-        out=str(Path(out) / f"{row}-seed{seed}"),
     )
+
+
+def counted(seeds: Sequence[int], width: float, depth: int, templates: int | None) -> dict[int, Outcome]:
+    """The parameters of a network, in millions: the same for every seed, and nothing is computed.
+
+    Args:
+        seeds: Of the outcomes.
+        width: Widening factor.
+        depth: Layers.
+        templates: As in `Network`.
+    """
+    with torch.device("meta"):
+        net = wrn(depth, width)
+    stored = sum(parameter.numel() for parameter in net.parameters())
+    if templates is not None:
+        spec = Templates(templates or len(net.repeated) // STAGES, within="model")
+        stored = plan(net, spec, net.repeated).stored_after
+    return dict.fromkeys(seeds, Outcome({"params": stored / 1e6}))
+
+
+def _counted(network: Network, width: float, depth: int) -> Calculation:
+    one = {"depth": depth, "width": width, "templates": network.templates}
+    return Calculation(counted, one, {**one, "depth": DEPTH, "width": network.width}, together=True)
+
+
+def error(settings: RunConfig, summary: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """The error of a run in percent."""
+    return {metric: 100 * (1 - summary["accuracy"])}
+
+
+def error_and_days(settings: RunConfig, summary: Mapping[str, Any]) -> dict[str, float]:
+    """The error of a run in percent, and how many days it took."""
+    return {**error(settings, summary, "error"), "gpu_days": summary["training_seconds"] / 86400}

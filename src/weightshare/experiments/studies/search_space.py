@@ -3,81 +3,48 @@
 Source: Lin 2022, supplement, figure 1. Differs: the exact counts stand beside the paper's formula.
 """
 
-from collections.abc import Mapping, Sequence
 from math import log10
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightshare._table import render
 from weightshare.analysis.pictures import COLOURS, INK
 from weightshare.depth.search_space import staged_topologies
-from weightshare.errors import ConfigError
+from weightshare.experiments.jobs import Outcome
 from weightshare.experiments.studies.regression_picture import LOOK
-from weightshare.experiments.studies.results import save_png
-from weightshare.files.atomic import write_json
+from weightshare.experiments.table import Found
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPER = "lin2022"
 DEPTH = 32
 STAGES = (1, 2, 4, 8, 16, 32)
 """Layers of a stage, `L_S`."""
-SHOWN = (1, 2, 4, 8, 16, 32)
-"""Slots of which the table has a row."""
+READ = (8, 16, 32)
+"""Slots `P` at which curves are read off."""
 
 
-def draw_search_space(out: str | Path, seeds: Sequence[int] = (), input_mean: float = 0.0) -> tuple[str, Path]:
-    """Count, and write numbers and picture.
+def staged(seed: int, stage: int, depth: int = DEPTH) -> Outcome:
+    """`log10` of how many topologies a network with stages of one depth has, for each `P` from 1, where it has any.
 
     Args:
-        out: Folder of results.
-        seeds: Of the figures that draw numbers; this one counts.
-        input_mean: Of the simulated figures; 0 here.
+        seed: Nothing is drawn.
+        stage: Layers of a stage, `L_S`.
+        depth: Layers of the network, `L_N`.
 
     Returns:
-        A table, and the path of the picture.
-
-    Raises:
-        ConfigError: If `input_mean` is given.
+        Curves by the paper's formula and exact, and what they are at `READ`.
     """
-    if input_mean:
-        raise ConfigError(f"The search space is counted: input_mean={input_mean} is for the simulated figures.")
-    counts = search_space()
-    folder = Path(out) / PAPER / "fig1"
-    # As texts: readers of JSON in other languages would round integers of 49 digits.
-    written = {
-        count: {str(stage): [str(ways) for ways in row] for stage, row in rows.items()}
-        for count, rows in counts.items()
-    }
-    source = "supplement, figure 1 and equation 1; one entry for each P from 1"
-    write_json(folder / "search-space.json", {"figure": "1", "source": source, "layers": DEPTH, "topologies": written})
-    save_png(picture(counts), folder / "search-space.png")
-    return table(counts), folder / "search-space.png"
-
-
-def search_space(depth: int = DEPTH, stages: Sequence[int] = STAGES) -> dict[str, dict[int, list[int]]]:
-    """The number of topologies by the paper's formula and exact, for each depth of a stage and each `P` from 1."""
-    return {
-        count: {
-            stage: [staged_topologies([stage] * (depth // stage), slots, count) for slots in range(1, depth + 1)]
-            for stage in stages
-        }
+    curves: dict[str, list[float | None]] = {
+        count: [
+            log10(ways) if (ways := staged_topologies([stage] * (depth // stage), slots, count)) else None
+            for slots in range(1, depth + 1)
+        ]
         for count in ("paper", "exact")
     }
+    read = {f"{count}-{slots}": curve[slots - 1] for count, curve in curves.items() for slots in READ if slots <= depth}
+    return Outcome({name: value for name, value in read.items() if value is not None}, curves=curves)
 
 
-def table(counts: Mapping[str, Mapping[int, Sequence[int]]]) -> str:
-    """`log10` of the paper's and of the exact number at some `P`."""
-    columns = ("P", *(f"L_S = {stage}" for stage in counts["paper"]))
-    rows = [
-        (slots, *(_pair(counts["paper"][stage][slots - 1], counts["exact"][stage][slots - 1]) for stage in STAGES))
-        for slots in SHOWN
-    ]
-    return f"log10 of the number of topologies, by the paper's formula / exact\n\n{render(columns, rows, columns)}"
-
-
-def picture(counts: Mapping[str, Mapping[int, Sequence[int]]]) -> "Figure":
+def picture(found: Found) -> "Figure":
     """A line for each depth of a stage, where there is a topology at all; dotted, the exact number."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -86,9 +53,10 @@ def picture(counts: Mapping[str, Mapping[int, Sequence[int]]]) -> "Figure":
     with rc_context(LOOK):
         figure = Figure(figsize=(6.8, 4.2), layout="constrained")
         axes: Any = figure.subplots()
-        for stage, colour in zip(reversed(STAGES), COLOURS, strict=False):
+        drawn = {row: next(iter(outcomes.values())).curves for (row, _), outcomes in found.items()}
+        for (row, curves), colour in zip(reversed(drawn.items()), COLOURS, strict=False):
             for count, style in (("paper", "-"), ("exact", ":")):
-                points = [(slots, log10(ways)) for slots, ways in enumerate(counts[count][stage], 1) if ways]
+                points = [(slots, ways) for slots, ways in enumerate(curves[count], 1) if ways is not None]
                 axes.plot(
                     *zip(*points, strict=True),
                     color=colour,
@@ -96,7 +64,7 @@ def picture(counts: Mapping[str, Mapping[int, Sequence[int]]]) -> "Figure":
                     lw=1.6,
                     marker="o" if len(points) == 1 else None,
                     ms=4,
-                    label=f"$L_S$ = {stage}" if count == "paper" else None,
+                    label=f"$L_S$ = {row.removeprefix('stage-')}" if count == "paper" else None,
                 )
         axes.set(xlabel=f"weight tensors P, of {DEPTH} layers", ylabel="topologies, log10")
         axes.set(xlim=(0, DEPTH + 1), ylim=(-1, None))
@@ -109,7 +77,3 @@ def picture(counts: Mapping[str, Mapping[int, Sequence[int]]]) -> "Figure":
         ]
         figure.legend(handles=handles, loc="outside right upper")
     return figure
-
-
-def _pair(paper: int, exact: int) -> str:
-    return f"{log10(paper):.2f} / {log10(exact):.2f}" if paper and exact else "none"

@@ -4,13 +4,12 @@ Three ways to hold the same layers: each a kernel of its own, all of them mixtur
 whose layers are driven to be alike. All see the same grids in the same order, in phases of growing distance between the
 query points. What is asked: how fast each gets used to a new phase, and what it does at distances that no phase had.
 
-Source: Savarese 2019 (poster), "Extrapolation bias". Differs: the poster trains 100 layers on 32×32 pixels for 50
-epochs a phase; here a network of 32 layers sees 16×16 pixels and some hundred batches a phase, drawn anew for each
-step. Its distances, widths, optimizer and numbers are not in the text that the project has.
+Source: Savarese 2019 (poster), "Extrapolation bias". Differs: its distances, widths, optimizer, rates and numbers are
+not in the text that the project has; what `shortest_paths_table` sets there is ours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 import json
 import math
@@ -38,9 +37,10 @@ from weightshare.training.snapshot import Progress, generators, read_snapshot, w
 from weightshare.training.workplace import at_work
 from weightshare.verbs import share_
 
-PAPER, TABLE = "savarese2019", "shortest-paths"
 WHERE = "layers.*.conv.weight"
 HELD_OUT = 2**40  # first of the numbers that grids to be measured on are drawn from; training's start with its seed
+MOMENTS = (0.0, 0.02, 0.1, 0.5)
+"""Fractions of a training at which layer similarity matrices are kept, besides its end."""
 MODEL, CURVE, DONE = "model.safetensors", "curve.json", "run.json"
 
 
@@ -64,18 +64,6 @@ class Row:
     grids: int = 0
     width: int = 24
     depth: int = 32
-
-
-ROWS: dict[str, Row] = {
-    "plain": Row(),
-    "templates-4": Row(templates=4, lr=8e-3),
-    "templates-4-lsm0.01": Row(templates=4, similarity=0.01, lr=8e-3),
-    "templates-4-lsm0.1": Row(templates=4, similarity=0.1, lr=8e-3),
-}
-"""By name, as they stand in the results; all see new grids in each step."""
-
-FEW: dict[str, Row] = {name: replace(ROWS[name], grids=192) for name in ("plain", "templates-4", "templates-4-lsm0.01")}
-"""The same from few grids: those of a phase are seen 50 times, as the poster's are."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +120,10 @@ class Schedule:
         if min(self.steps, self.batch, self.every) < 1 or self.precision not in ("bfloat16", "float32"):
             raise ConfigError(f"{self}: need steps, batches and measurements, in bfloat16 or float32.")
 
+    def moments(self, total: int) -> set[int]:
+        """Steps of a training of so many at whose measurements the layer similarity matrix is kept, but for the end."""
+        return {self.every * round(fraction * total / self.every) for fraction in MOMENTS}
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, relative to the highest one; down to a twentieth at a phase's end."""
         fallen = 0.5 * (1 - math.cos(math.pi * (step % self.steps) / self.steps))
@@ -177,8 +169,9 @@ def marks(model: GridCNN, inputs: Float[Tensor, "grids 2 h w"], precision: str) 
     """Logits for all pixels, in evaluation mode; the mode is as it was afterwards."""
     training = model.training
     model.eval()
-    with _autocast(precision):
-        logits = torch.cat([model(_laid(part)).float() for part in inputs.split(128)])
+    device = _device_of(model)
+    with _autocast(precision, device):
+        logits = torch.cat([model(_laid(part, device)).float().cpu() for part in inputs.split(128)])
     model.train(training)
     return logits
 
@@ -212,7 +205,15 @@ def _of_phase(grids: int, size: int, distance: tuple[int, int], obstacles: float
     return draw_grids(grids, size, distance, obstacles, (seed, -1 - phase))
 
 
-def train(name: str, seed: int, out: str | Path, task: Task, schedule: Schedule, rows: Mapping[str, Row] = ROWS) -> Any:
+def train(
+    name: str,
+    seed: int,
+    out: str | Path,
+    task: Task,
+    schedule: Schedule,
+    rows: Mapping[str, Row],
+    device: str = "cpu",
+) -> Any:
     """Train a network through all phases; go on where an earlier call was stopped, to the same weights.
 
     Args:
@@ -222,11 +223,14 @@ def train(name: str, seed: int, out: str | Path, task: Task, schedule: Schedule,
         task: The grids.
         schedule: The steps.
         rows: The networks.
+        device: Where it trains.
 
     Returns:
         What `run.json` of the run holds: `curve`, measurements with `step`, `phase` and the scores on held-out grids of
-        that phase; `distances` and `larger`, scores for each distance on grids of the trained size and of the larger
-        one; `likeness`, the layer similarity matrix at the end, or `None`; `stored`, `seconds`, `environment`.
+        that phase, of networks with templates also `likeness`, the mean of the layer similarity matrix, and at the
+        `moments` of the schedule and the end the `matrix` itself; `distances` and `larger`, scores for each distance on
+        grids of the trained size and of the larger one; `likeness`, the last matrix, or `None`; `stored`, `seconds`,
+        `environment`.
 
     Raises:
         ConfigError: If there is no such row.
@@ -247,13 +251,14 @@ def train(name: str, seed: int, out: str | Path, task: Task, schedule: Schedule,
                     f"'{folder}' holds a run of {held['config']}, need {config}. Choose another folder."
                 )
             return held
-        model = built(row, seed)
+        model = built(row, seed).to(device)
         curve, seconds = _through_phases(model, row, seed, folder, task, schedule, config)
-        save(model, folder / MODEL)
+        measured_there = _at_distances(model, task, schedule.precision)
+        save(model.cpu(), folder / MODEL)
         made = {
             "config": config,
             "curve": curve,
-            **_at_distances(model, task, schedule.precision),
+            **measured_there,
             "likeness": _likeness(model) if row.templates else None,
             "stored": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": round(seconds, 1),
@@ -264,7 +269,7 @@ def train(name: str, seed: int, out: str | Path, task: Task, schedule: Schedule,
     return made
 
 
-def trained_model(name: str, seed: int, out: str | Path, rows: Mapping[str, Row] = ROWS) -> GridCNN:
+def trained_model(name: str, seed: int, out: str | Path, rows: Mapping[str, Row]) -> GridCNN:
     """The network of a run that is done.
 
     Raises:
@@ -277,7 +282,7 @@ def trained_model(name: str, seed: int, out: str | Path, rows: Mapping[str, Row]
 
 def _through_phases(
     model: GridCNN, row: Row, seed: int, folder: Path, task: Task, schedule: Schedule, config: dict[str, Any]
-) -> tuple[list[dict[str, float]], float]:
+) -> tuple[list[dict[str, Any]], float]:
     """All steps that are left; the curve and the seconds of all."""
     optimizer = torch.optim.AdamW(param_groups(model, schedule.weight_decay, lr=row.lr), lr=row.lr, fused=True)
     total = len(task.phases) * schedule.steps
@@ -289,18 +294,19 @@ def _through_phases(
         here = (at.step, at.step // schedule.steps)
         curve = [one for one in read_json(folder / CURVE) if (one["step"], one["phase"]) < here]
     held_out = [task.measured_on(distance) for distance in task.phases]
+    moments, device = schedule.moments(total), _device_of(model)
     begun = time.perf_counter() - at.seconds
     for step in range(at.step, total):
         phase = step // schedule.steps
         if step % schedule.every == 0 or step % schedule.steps == 0:
-            curve.append(_point(model, row, step, phase, held_out[phase], schedule.precision))
+            curve.append(_point(model, row, step, phase, held_out[phase], schedule, step in moments))
             at.step, at.seconds = step, time.perf_counter() - begun
             write_json(folder / CURVE, curve)
             write_snapshot(folder / CHECKPOINT, model, optimizer, at, [generators()])
         grids = batch_of(row, task, schedule, seed, step)
-        with _autocast(schedule.precision):
-            logits = model(_laid(grids.inputs))
-        loss = binary_cross_entropy_with_logits(logits.float(), grids.on_path.float())
+        with _autocast(schedule.precision, device):
+            logits = model(_laid(grids.inputs, device))
+        loss = binary_cross_entropy_with_logits(logits.float(), grids.on_path.to(device).float())
         if not math.isfinite(loss.item()):
             raise TrainingError(f"The loss is {loss.item()} at step {step}: it diverged. Lower the rate, now {row.lr}.")
         if row.similarity:
@@ -312,16 +318,20 @@ def _through_phases(
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % schedule.steps == 0:
-            curve.append(_point(model, row, step + 1, phase, held_out[phase], schedule.precision))
+            curve.append(_point(model, row, step + 1, phase, held_out[phase], schedule, step + 1 == total))
     return curve, time.perf_counter() - begun
 
 
-def _point(model: GridCNN, row: Row, step: int, phase: int, grids: Grids, precision: str) -> dict[str, float]:
+def _point(
+    model: GridCNN, row: Row, step: int, phase: int, grids: Grids, schedule: Schedule, whole: bool
+) -> dict[str, Any]:
     """A measurement; at the end of a phase there are two of one step, on its grids and on the next one's."""
-    found: dict[str, float] = {"step": step, "phase": phase, **measured(model, grids, precision)}
+    found: dict[str, Any] = {"step": step, "phase": phase, **measured(model, grids, schedule.precision)}
     if row.templates:
         with torch.no_grad():
             found["likeness"] = 1 - similarity_penalty(model).item()  # the mean over pairs of layers
+        if whole:
+            found["matrix"] = _likeness(model)
     return found
 
 
@@ -343,10 +353,14 @@ def _likeness(model: GridCNN) -> list[list[float]]:
     return [[round(value, 4) for value in line] for line in found.values.tolist()]
 
 
-def _laid(inputs: Tensor) -> Tensor:
+def _laid(inputs: Tensor, device: torch.device) -> Tensor:
     """With channels last in memory, which convolutions on a CPU run faster on."""
-    return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs.to(device).contiguous(memory_format=torch.channels_last)
 
 
-def _autocast(precision: str) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+def _device_of(model: GridCNN) -> torch.device:
+    return model.head.weight.device
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

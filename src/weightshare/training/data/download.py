@@ -9,6 +9,7 @@ from urllib.request import urlopen
 
 from weightshare.errors import ConfigError
 from weightshare.files.atomic import replacing
+from weightshare.training.data.room import check_room, telling_room
 
 TIMEOUT = 20
 """Seconds without an answer after which a download is given up."""
@@ -30,15 +31,17 @@ def download(url: str, path: Path, check: Callable[[Path], object]) -> None:
 
     Raises:
         ConfigError: If the network does not give it.
-        FileError: If it cannot be written. Whatever `check` raises too.
+        FileError: If it cannot be written, or there is no room for it. Whatever `check` raises too.
     """
     try:
-        with urlopen(url, timeout=TIMEOUT) as answer, replacing(path) as temporary:
-            with open(temporary, "wb") as file, _progress(url, answer.length) as advance:
-                for chunk in _chunks(answer.read):
-                    file.write(chunk)
-                    advance(len(chunk))
-            check(temporary)
+        with urlopen(url, timeout=TIMEOUT) as answer:
+            check_room(path, answer.length)
+            with telling_room(path, answer.length), replacing(path) as temporary:
+                with open(temporary, "wb") as file, _progress(url, answer.length) as advance:
+                    for chunk in _chunks(answer.read):
+                        file.write(chunk)
+                        advance(len(chunk))
+                check(temporary)
     except (OSError, HTTPException, _Broken) as error:
         raise ConfigError(f"{url} could not be downloaded: {error}.") from error
 

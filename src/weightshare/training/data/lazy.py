@@ -1,9 +1,8 @@
-"""A split whose images stay on disk until a batch needs them: for folders that do not fit into memory."""
+"""A split whose images stay on disk until a batch needs them: for sets that do not fit into memory."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 import os
-from pathlib import Path
 from typing import final
 from zlib import crc32
 
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from weightshare.errors import FileError
 from weightshare.training.data.pictures import decode
 from weightshare.training.data.split import Batch, Split
+from weightshare.training.data.stored import Stored
 
 Place = tuple[int, float, float]
 """A row, and where in the free room a cut is, down and to the right: 0 at one end, 1 at the other."""
@@ -28,12 +28,10 @@ def _workers() -> int:
 @final
 @dataclass(frozen=True, eq=False)
 class Lazy(Split):
-    """A split that decodes files when a batch asks for them, in processes beside the training.
+    """A split that decodes images when a batch asks for them, in processes beside the training.
 
     Args:
-        root: The folder that the names of the files start from.
-        files: Their names, encoded as the file system has them (`os.fsencode`): one array, because a million Python
-            strings would be copied into every worker.
+        stored: The images where they lie.
         labels: See `Split`, as for the rest.
         mean: See `Split`.
         std: See `Split`.
@@ -45,8 +43,7 @@ class Lazy(Split):
             epoch, with other batches, others.
     """
 
-    root: Path
-    files: np.ndarray
+    stored: Stored
     labels: Int[Tensor, " images"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -63,7 +60,7 @@ class Lazy(Split):
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         order = list(rows)
         loader = DataLoader(
-            _Files(self.root, self.files, self.form, self.cut),
+            _Pictures(self.stored, self.form, self.cut),
             batch_sampler=[self._places(batch) for batch in order],  # type: ignore[arg-type]
             num_workers=min(self.workers, len(order) - 1) if order else 0,  # none for a single batch
             collate_fn=_stacked,
@@ -77,7 +74,7 @@ class Lazy(Split):
             yield images.float() / self.scale, self.labels[batch.to(self.device, non_blocking=True)]
 
     def _places(self, rows: Tensor) -> list[Place]:
-        """Which files a batch is of, and where in the picture each cut is."""
+        """Which images a batch is of, and where in the picture each cut is."""
         places = torch.full((2, len(rows)), 0.5)
         if self.roam:
             generator = torch.Generator().manual_seed(crc32(rows.numpy().tobytes()))
@@ -89,24 +86,23 @@ class Lazy(Split):
 
 
 @dataclass(frozen=True, eq=False)
-class _Files(Dataset):
+class _Pictures(Dataset):
     """What a worker holds; see `Lazy`."""
 
-    root: Path
-    files: np.ndarray
+    stored: Stored
     form: tuple[int, int, int]
     cut: int | None
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.stored)
 
     def __getitem__(self, place: Place) -> np.ndarray | FileError:
         (row, down, right), (channels, height, width) = place, self.form
-        file = self.root / os.fsdecode(self.files[row])
+        source = self.stored.at(row)
         try:
             if self.cut is None:
-                return decode(file, channels, (height, width))
-            return decode(file, channels, (height, width), cut=(self.cut, down, right))
+                return decode(source, channels, (height, width))
+            return decode(source, channels, (height, width), cut=(self.cut, down, right))
         except FileError as error:  # as a value: what is raised in a worker arrives wrapped in its traceback
             return error
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from weightshare.errors import ConfigError
 from weightshare.training.data.digits import digits
 from weightshare.training.data.find import named_set
-from weightshare.training.data.folder import image_folder
+from weightshare.training.data.imagenet import disk_folder, imagenet
 from weightshare.training.data.packed import packed
 from weightshare.training.data.split import Data
+from weightshare.training.data.tiny_imagenet import tiny_imagenet
 
-SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100")
+SETS = ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
 """The sets that have a name."""
 
 ENVIRONMENT = "WEIGHTSHARE_DATA"
@@ -22,11 +23,13 @@ def load_data(name: str, data_dir: str | Path | None = None, size: int | None = 
     """Load a data set.
 
     Args:
-        name: One of `SETS`; or a path that ends in `.npz`; or a folder of images (`./digits` where a set has its name).
+        name: One of `SETS`; or a path that ends in `.npz`; or a folder of images or of WebDataset shards (`./digits`
+            where a set has its name).
         data_dir: Where the official files of the named sets are, and where they are downloaded to if they are not
-            there; else what WEIGHTSHARE_DATA names, else `data` in the current folder. `digits` needs none.
-        size: Side of the square that images of a folder, or of a packed file, are brought to; `None` where they all
-            have one size already.
+            there; else what WEIGHTSHARE_DATA names, else `data` in the current folder. `digits` needs none, and
+            `imagenet` is never downloaded.
+        size: Side of the square that images of a folder, of shards, of a packed file or of `imagenet` are brought to;
+            `None` where they all have one size already.
 
     Returns:
         The data set, on the CPU.
@@ -40,23 +43,31 @@ def load_data(name: str, data_dir: str | Path | None = None, size: int | None = 
         >>> len(digits.train), len(digits.test), tuple(digits.example.shape)
         (1437, 360, (1, 1, 8, 8))
     """
-    if name in SETS:
-        if size is not None:
-            raise ConfigError(f"data={name!r} has images of one size: size={size} is for folders and packed files.")
-        return digits() if name == "digits" else named_set(name, home(data_dir))
     if size is not None and (type(size) is not int or size < 1):
         raise ConfigError(f"size={size!r}: need a whole number of pixels, 1 or more.")
+    if name in SETS:
+        return _named(name, home(data_dir), size)
     if name.endswith(".npz"):
         return packed(Path(name), size)
     if os.path.isdir(name):
-        return image_folder(Path(name), size)
+        return disk_folder(Path(name), size)
     if os.sep in name or "/" in name:
         raise ConfigError(f"data={name!r}: there is no such folder, and the name does not end in .npz.")
     near = get_close_matches(name, SETS, n=1, cutoff=0.0)[0]
     raise ConfigError(
         f"data={name!r} is not known: did you mean {near!r}? Known: {', '.join(SETS)}, "
-        "a path that ends in .npz, a folder of images."
+        "a path that ends in .npz, a folder of images or of shards."
     )
+
+
+def _named(name: str, folder: Path, size: int | None) -> Data:
+    if name == "imagenet":
+        return imagenet(folder, size)
+    if size is not None:
+        raise ConfigError(f"data={name!r} has images of one size: size={size} is for folders and packed files.")
+    if name == "tiny-imagenet":
+        return tiny_imagenet(folder)
+    return digits() if name == "digits" else named_set(name, folder)
 
 
 def home(data_dir: str | Path | None) -> Path:

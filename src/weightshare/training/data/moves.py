@@ -1,4 +1,4 @@
-"""Random crops and mirror images of a whole batch in one gather: on two cores many times faster than one by one."""
+"""Random crops and mirror images of a whole batch in one gather of rows: many times faster than one by one."""
 
 from collections.abc import Callable
 
@@ -54,17 +54,17 @@ def moved(
         fill: Of the border, one value for each channel, `(in)`; none is zeros.
         size: Height and width of a cut; none is those of the image.
     """
-    count, (height, width) = len(images), size or images.shape[-2:]
-    across = torch.arange(width).expand(count, width)
-    columns = torch.where(mirrored[:, None], across.flip(1), across) + right[:, None]
-    rows = torch.arange(height) + down[:, None]
+    (count, channels), (height, width) = images.shape[:2], size or images.shape[-2:]
     if padding:
         inner, images = images, pad(images, (padding, padding, padding, padding))
         if fill is not None:
             images[:] = fill.to(images).view(-1, 1, 1)
             images[..., padding:-padding, padding:-padding] = inner
-    rows, columns = (index.to(images.device, non_blocking=True) for index in (rows, columns))
-    # Channels last, for whole pixels to be copied and for one index for all channels.
-    pixels = images.permute(0, 2, 3, 1)
-    batch = torch.arange(count, device=images.device)[:, None, None]
-    return pixels[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    batch, channel = torch.arange(count)[:, None, None], torch.arange(channels)[:, None]
+    rows, columns = torch.arange(height) + down[:, None, None], right[:, None, None]
+    indices = (index.to(images.device, non_blocking=True) for index in (batch, channel, rows, columns))
+    # Of each row all windows of the width, which are views: a whole row is copied at once.
+    cut = images.contiguous().unfold(3, width, 1)[tuple(indices)]
+    if not mirrored.any():
+        return cut
+    return torch.where(mirrored.to(cut.device, non_blocking=True)[:, None, None, None], cut.flip(3), cut)

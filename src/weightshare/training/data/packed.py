@@ -21,7 +21,7 @@ import numpy as np
 from weightshare.errors import ConfigError, FileError
 from weightshare.training.data.archive import Entries, opened
 from weightshare.training.data.build import CHUNK, build
-from weightshare.training.data.pictures import decode_all, form_of
+from weightshare.training.data.decoding import decode_all, form_of
 from weightshare.training.data.split import Data
 
 CHANNELS = (1, 3)

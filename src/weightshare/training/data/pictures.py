@@ -1,9 +1,6 @@
 """Reading image files with Pillow: their size and kind without decoding them, and their pixels as bytes."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +8,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from weightshare.errors import ConfigError, FileError
+from weightshare.training.data.stored import Member, Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,12 +18,8 @@ DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Modes of more than 8 bits a channel, which a conversion would clip."""
 
 
-TOGETHER = 64
-"""Images that a thread decodes before it is given others: handing over each by itself costs more than a small one."""
-
-
 def decode(
-    source: Path | bytes,
+    source: Source,
     channels: int,
     size: tuple[int, int] | None = None,
     name: str = "",
@@ -34,7 +28,7 @@ def decode(
     """The pixels of one image.
 
     Args:
-        source: A file, or its content.
+        source: A file, a stretch of one, or content.
         channels: 1 for grey, 3 for RGB; transparency is dropped. Turns that a camera noted (EXIF) are not made.
         size: Height and width wanted: the largest centred part of that form is scaled (bicubic), as if the shorter
             side were scaled and the middle cut out. `None` keeps the size.
@@ -66,7 +60,7 @@ def decode(
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def header(source: Path | bytes, name: str = "") -> tuple[tuple[int, int], bool]:
+def header(source: Source, name: str = "") -> tuple[tuple[int, int], bool]:
     """Height and width of an image, and whether it is grey; only the start of the file is read.
 
     Raises:
@@ -77,66 +71,11 @@ def header(source: Path | bytes, name: str = "") -> tuple[tuple[int, int], bool]
         return (image.height, image.width), image.mode in GREY | DEEP
 
 
-def form_of(sources: Sequence[Path | bytes], size: int | None, names: Sequence[str] = ()) -> tuple[int, int, int]:
-    """The shape `(in, h, w)` that images are brought to: grey if all of them are.
-
-    Args:
-        sources: Files or their content, at least one.
-        size: Side of a square, or `None` where all have one size.
-        names: As in `decode`, one each.
-
-    Raises:
-        ConfigError: If no size is given and theirs differ.
-        FileError: If one is no image.
-    """
-    channels, first = 1, None
-    for number, source in enumerate(sources):
-        form, grey = header(source, names[number] if names else "")
-        channels = channels if grey else 3
-        first = first or form
-        if size is None and form != first:
-            where = names[number] if names else source
-            raise ConfigError(
-                f"Images differ in size: '{where}' has {form[0]}×{form[1]}, others have {first[0]}×{first[1]}. "
-                "Give the size of the square to bring them to: size=..."
-            )
-        if size is not None and channels == 3:
-            break  # the others need not be looked at
-    assert first is not None
-    return (channels, *first) if size is None else (channels, size, size)
-
-
-def decode_all(
-    sources: Sequence[Path | bytes], shape: tuple[int, int, int], names: Sequence[str] = ()
-) -> UInt8[np.ndarray, "n in h w"]:
-    """The pixels of many images, decoded by as many threads as there are cores.
-
-    Args:
-        sources: Files or their content.
-        shape: What each is brought to; see `form_of`.
-        names: As in `decode`, one each.
-
-    Raises:
-        FileError: If one cannot be read.
-    """
-    channels, height, width = shape
-    images = np.empty((len(sources), channels, height, width), np.uint8)
-
-    def fill(start: int) -> None:
-        for number in range(start, min(start + TOGETHER, len(sources))):
-            images[number] = decode(sources[number], channels, (height, width), names[number] if names else "")
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(fill, range(0, len(sources), TOGETHER)):  # an error of a thread is raised here
-            pass
-    return images
-
-
 class _opened:
     """An open image and its name, closed again at the end."""
 
-    def __init__(self, source: Path | bytes, name: str) -> None:
-        self.where = str(source) if isinstance(source, Path) else name
+    def __init__(self, source: Source, name: str) -> None:
+        self.where = name if isinstance(source, bytes) else str(source)
         try:
             from PIL import Image
         except ImportError as error:
@@ -144,7 +83,8 @@ class _opened:
                 f"Images are read with Pillow, which is not there: pip install pillow ({error})."
             ) from error
         try:
-            self.image = Image.open(source if isinstance(source, Path) else BytesIO(source))
+            content = source.read() if isinstance(source, Member) else source
+            self.image = Image.open(content if isinstance(content, Path) else BytesIO(content))
         except Exception as error:  # see `decode`
             raise _damaged(self.where, error) from error
 

@@ -198,7 +198,7 @@ def _taken(split: Split, rows: Tensor) -> Split:
     if isinstance(split, InMemory):
         return replace(split, images=split.images.cpu()[rows], labels=split.labels.cpu()[rows])
     assert isinstance(split, Lazy)
-    return replace(split, files=split.files[rows.numpy()], labels=split.labels.cpu()[rows])
+    return replace(split, stored=split.stored.taken(rows.numpy()), labels=split.labels.cpu()[rows])
 
 
 def _labelled(split: Split, labels: Tensor) -> Split:

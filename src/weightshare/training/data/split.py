@@ -63,7 +63,7 @@ class Split(ABC):
     def normalised(self, images: Float[Tensor, "*batch in h w"]) -> Float[Tensor, "*batch in h w"]:
         """Images in [0, 1], less the mean and divided by the standard deviation of their channel."""
         mean, std = (images.new_tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
-        return (images - mean) / std
+        return (images - mean).div_(std)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,7 +106,7 @@ class InMemory(Split):
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         for batch in rows:
             here = batch.to(self.device, non_blocking=True)
-            yield self.images[here].float() / self.scale, self.labels[here]
+            yield self.images[here].float().div_(self.scale), self.labels[here]  # of a copy, made by the index
 
     def to(self, device: torch.device | str) -> "InMemory":
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
