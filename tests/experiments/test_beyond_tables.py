@@ -149,8 +149,8 @@ def test_protocols_are_those_that_the_tables_tell() -> None:
         *(2, "channel"),
     )
     four = training("four-methods", "codebook-4", "small")
-    assert four.deltas["train.epochs"] == 3
-    assert training("four-methods", "plain", "small").deltas["train.epochs"] == 12
+    assert four.deltas["train.epochs"] == 2
+    assert training("four-methods", "plain", "small").deltas["train.epochs"] == 10
 
 
 def test_near_filters_are_coupled_and_merge_first() -> None:
