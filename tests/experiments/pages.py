@@ -112,7 +112,8 @@ def dangling(pages: dict[str, Page]) -> list[str]:
                 found.append(f"{address}: {link}")
         for load in page.loads:
             inside = load.startswith("#") and load[1:] in page.ids
-            if not (inside or load == "data:," or (page.path.parent / load).is_file()):
+            held = load == "data:," or load.startswith("data:image/png;base64,")
+            if not (inside or held or (page.path.parent / load).is_file()):
                 found.append(f"{address}: {load}")
     return found
 

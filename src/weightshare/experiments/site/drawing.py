@@ -48,6 +48,8 @@ def inline(figure: "Figure", title: str, name: str) -> str:
     text = svg(figure, title)
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    # Equal images have equal names, which nothing refers to.
+    text = re.sub(r'(<image xlink:href="data:[^"]*") id="[^"]*"', r"\1", text)
     text = re.sub(r'\b(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     width = float(re.search(r'<svg[^>]* width="([\d.]+)pt"', text)[1])  # type: ignore[index]
     text = text.replace(INK, "currentColor").replace("stroke: #000000", "stroke: currentColor")
