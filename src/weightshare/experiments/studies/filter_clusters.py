@@ -163,7 +163,7 @@ def picture(found: Found) -> "Figure":
     """Draw accuracy, and how far filters are from those that were trained, against the filters that are left."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     for axes, curve, name in zip(
         figure.subplots(1, 2),
         ("accuracy", "error"),
@@ -180,6 +180,6 @@ def picture(found: Found) -> "Figure":
         axes.invert_xaxis()
         axes.grid(color=INK, alpha=0.25, lw=0.6)
         quiet(axes)
-        if curve == "accuracy":
-            axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower left")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, fontsize=9)
     return figure
