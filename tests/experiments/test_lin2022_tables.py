@@ -41,6 +41,7 @@ def clean(monkeypatch):
     """Results of these tests count, whatever the tree is like that they are run in."""
     monkeypatch.setattr(runner, "environment", lambda: CLEAN)
     monkeypatch.setattr("weightshare.experiments.jobs.environment", lambda: CLEAN)
+    monkeypatch.setattr("weightshare.training.run.environment", lambda: CLEAN)
 
 
 def made(key, folder, rows=None, columns=None):

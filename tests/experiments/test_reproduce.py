@@ -165,6 +165,18 @@ def test_a_run_of_another_protocol_makes_room(table, request_of, monkeypatch):
     assert sorted(path.name for path in runs.glob("trained*")) == ["trained-seed0", "trained-seed0-before-1"]
 
 
+def test_a_run_that_was_finished_before_says_which_code_trained_it(table, request_of):
+    asked = request_of(rows=["trained"])
+    reproduce(asked, quiet)
+    (asked.results / "made/up/smoke/trained.json").unlink()
+    path = asked.out / "made/up/smoke/trained-seed0/environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "1" * 40, "dirty": True}))
+    reproduce(asked, quiet)
+    held = found(asked, table)
+    assert not held.found
+    assert "in no commit, on top of 1111111111" in held.apart["made/up/smoke/trained.json"]
+
+
 def test_own_deltas_have_a_folder_of_their_own(table, request_of):
     asked = request_of(rows=["trained"], deltas={"train.lr": 0.5}, name="fast")
     reproduce(asked, quiet)

@@ -18,10 +18,11 @@ from typing import Any, Literal
 import torch
 
 from weightshare.errors import ConfigError, Diverged, TrainingError
+from weightshare.files.atomic import read_json
 from weightshare.training.energy import joules
 from weightshare.training.environment import environment, peak_memory
 from weightshare.training.recipe import RunConfig, strict
-from weightshare.training.run import ANYWHERE, finished, read_history, run
+from weightshare.training.run import ANYWHERE, ENVIRONMENT, finished, read_history, run
 
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
@@ -223,6 +224,7 @@ class Training(Job):
     def _one(self, seed: int, place: Place) -> Outcome:
         settings = self.resolved(seed, place)
         _make_room(settings)
+        before = finished(settings.out, settings) is not None
         with measured() as cost:
             try:
                 summary = run(settings, label=Path(settings.out).name)
@@ -232,6 +234,9 @@ class Training(Job):
             except torch.OutOfMemoryError as error:
                 raise TrainingError(f"{_out_of_memory(settings)} ({error})") from error
         named, machine = _named(with_deltas(self.settings(seed, place.runs), self.deltas).data, place), cost["machine"]
+        if before:  # somebody trained it before this: with which code, its directory says
+            held = read_json(Path(settings.out) / ENVIRONMENT)
+            machine = {**machine, **{key: held[key] for key in ("commit", "dirty", "packages") if key in held}}
         if summary is None:
             return Outcome({}, {"diverged": 1}, {}, cost["seconds"], named, machine)
         history = read_history(settings.out)
