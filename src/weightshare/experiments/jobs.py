@@ -27,8 +27,10 @@ from weightshare.training.run import ANYWHERE, ENVIRONMENT, finished, read_histo
 Scale = Literal["smoke", "small", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "small", "paper")
 
-ELSEWHERE = {*ANYWHERE, "seed", "init", "data", "device", "devices"}
+ELSEWHERE = {*ANYWHERE, "seed", "init", "device", "devices"}
 """What two runs of one protocol may differ in: where things lie, and what is drawn."""
+STARTS = "starts_from_a_run"
+"""What a protocol says instead of `init`, which is a file of this machine."""
 
 
 @dataclass(frozen=True)
@@ -185,23 +187,15 @@ class Training(Job):
     @property
     def config(self) -> dict[str, Any]:
         made = self.resolved(0, Place(Path("runs")))
-        values = {key: value for key, value in asdict(made).items() if key not in ELSEWHERE}
-        del values["train"]["fused"]  # equal up to rounding
-        values["data"] = self.settings(0, Path("runs")).data if "data" not in self.deltas else self.deltas["data"]
-        values["starts_from_a_run"] = made.init is not None
-        return plain(values)
+        return _protocol(made, made.init is not None)
 
     def agrees(self, held: Mapping[str, Any]) -> bool:
         """As `Job.agrees`; what a configuration did not have yet, when a result was made, is what it is by default."""
-        own = {"starts_from_a_run": held.get("starts_from_a_run")}
         try:
-            full = asdict(strict(RunConfig, {key: value for key, value in held.items() if key not in own}))
+            made = strict(RunConfig, {key: value for key, value in held.items() if key != STARTS})
         except (ConfigError, TypeError):  # something that a configuration has no more
             return False
-        del full["train"]["fused"]
-        return (
-            plain({key: value for key, value in full.items() if key not in ELSEWHERE - {"data"}} | own) == self.config
-        )
+        return _protocol(made, held.get(STARTS)) == self.config
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -223,8 +217,7 @@ class Training(Job):
 
     def _one(self, seed: int, place: Place) -> Outcome:
         settings = self.resolved(seed, place)
-        _make_room(settings)
-        before = finished(settings.out, settings) is not None
+        before = _finished_before(settings)
         with measured() as cost:
             try:
                 summary = run(settings, label=Path(settings.out).name)
@@ -248,14 +241,22 @@ class Training(Job):
         return Outcome(metrics, numbers, curves, summary["training_seconds"], named, machine)
 
 
-def _make_room(settings: RunConfig) -> None:
-    """Give a run directory another name if it holds a run of another protocol; nothing in it is lost."""
+def _protocol(made: RunConfig, starts: Any) -> dict[str, Any]:
+    """A configuration as a result keeps it: all that its numbers depend on but the seed."""
+    values = {key: value for key, value in asdict(made).items() if key not in ELSEWHERE}
+    del values["train"]["fused"]  # equal up to rounding
+    return plain({**values, STARTS: starts})
+
+
+def _finished_before(settings: RunConfig) -> bool:
+    """Whether a run is finished already. A run of another protocol in its directory makes room; nothing is lost."""
     folder = Path(settings.out)
     try:
-        finished(folder, settings)
+        return finished(folder, settings) is not None
     except TrainingError:  # it holds another run
         number = next(number for number in count(1) if not Path(f"{folder}-before-{number}").exists())
         folder.rename(f"{folder}-before-{number}")
+        return False
 
 
 @contextmanager

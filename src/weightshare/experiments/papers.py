@@ -79,16 +79,16 @@ def states(results: str | Path, version: str, paper: str | None = None) -> list[
     """
     if paper is not None and paper not in PAPERS:
         raise ConfigError(f"There is no paper {paper!r}{nearest(paper, list(PAPERS))}.")
+    read = cache(lambda name, scale: load(results, table_named(name), scale, version).found)  # several may be alike
     found = []
     for table in tables().values():
         if paper in (None, table.paper):
             held = holder(table)
-            made: dict[Scale, float] = {scale: _made(results, held, table, scale, version) for scale in SCALES}
+            made: dict[Scale, float] = {
+                scale: sum(
+                    min(1.0, len(read(held.name, scale).get(cell, {})) / held.seeds[scale]) for cell in table.cells
+                )
+                for scale in SCALES
+            }
             found.append(State(table, made, len(table.cells)))
     return found
-
-
-def _made(results: str | Path, held: Table, table: Table, scale: Scale, version: str) -> float:
-    found = load(results, held, scale, version).found
-    seeds = held.seeds[scale]
-    return sum(min(1.0, len(found.get(cell, {})) / seeds) for cell in table.cells)
