@@ -44,10 +44,10 @@ from weightshare.depth.fuse import mean
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
-from weightshare.files.checkpoint import save
 from weightshare.files.export import to_onnx, to_torch_export
 from weightshare.files.sizes import sizes
 from weightshare.models.by_name import build
+from weightshare.planning import applied_plans
 from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
 
@@ -292,14 +292,19 @@ def fold(
     ] = 1e-3,
 ) -> None:
     """Fold a trained model into a plain one, save it, and say what it costs."""
-    from weightshare.training.run import FOLDED, output_difference, trained
+    from weightshare.training.folded import save_folded
+    from weightshare.training.loop import evaluate
+    from weightshare.training.run import FOLDED, output_difference, read_config, trained
 
     model, data = trained(run)
     small = fold_model(model, tolerance)
     path = out or Path(run) / FOLDED
-    size, numbers = save(small, path), report_on(small)
+    plans, difference = [plan for _, plan in applied_plans(model)], output_difference(model, small, data)
+    accuracy, numbers = evaluate(small, data.test)[1], report_on(small)
+    size = save_folded(small, path, read_config(run), data, plans, accuracy, difference)
     print(f"{path}: {size:,} bytes, {numbers.stored:,} stored numbers that {numbers.logical:,} places read.")
-    print(f"Largest change of an output by folding: {output_difference(model, small, data):.1e}.")
+    print(f"Its model card: {path.with_suffix('.md')}")
+    print(f"Largest change of an output by folding: {difference:.1e}.")
     coded = [one for one in sizes(path) if one.index]
     if coded:
         columns = ("weight", "dense bytes", "codebook", "+ labels", "of dense")

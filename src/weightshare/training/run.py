@@ -8,6 +8,7 @@ similarity.safetensors  coefficients of layers that mix templates, as they chang
 checkpoint.safetensors  state of the training, to resume from
 model.safetensors       the trained model with its plans, for `weightshare.load`
 folded.safetensors      the folded plain model
+folded.md               its model card
 tensorboard/            scalars and pictures, if asked for
 summary.json            counts, accuracy, sizes, seconds
 report.html             the page to look at
@@ -37,6 +38,7 @@ from weightshare.planning import Plan, applied_plans
 from weightshare.surgery.shards import whole
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
+from weightshare.training.folded import save_folded
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
 from weightshare.training.launch import launched, together
 from weightshare.training.loop import History, evaluate, fit
@@ -159,7 +161,7 @@ def _finish(
     """Fold, measure, save and report a trained model."""
     folder = Path(config.out)
     small = fold(model, tolerance=math.inf)  # of local layers the mean kernels; the difference is told
-    difference = output_difference(model, small, data)
+    difference, accuracy = output_difference(model, small, data), evaluate(small, data.test)[1]
     numbers = report(model, data.example)
     summary = {
         "config": asdict(config),
@@ -175,10 +177,10 @@ def _finish(
         "macs": numbers.macs,
         "accuracy": history[-1]["test_accuracy"],
         "loss": history[-1]["test_loss"],
-        "folded_accuracy": evaluate(small, data.test)[1],
+        "folded_accuracy": accuracy,
         "folded_output_difference": difference,
         "model_file_bytes": save(model, folder / MODEL),
-        "folded_file_bytes": save(small, folder / FOLDED),
+        "folded_file_bytes": save_folded(small, folder / FOLDED, config, data, plans, accuracy, difference),
         "images_per_second": sum(row["images_per_second"] for row in history) / len(history),
         "training_seconds": sum(row["seconds"] for row in history),
         "wall_seconds_of_last_session": seconds,
