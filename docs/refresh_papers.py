@@ -1,5 +1,6 @@
-"""Put the committed results into docs/papers/: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; and draw
-the pictures of tables beside their results.
+"""Put the committed results into docs/papers/: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+
+The pictures of tables are drawn, too, and lie beside their results.
 
 python docs/refresh_papers.py
 """

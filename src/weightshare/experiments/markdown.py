@@ -64,7 +64,7 @@ def section(part: Part, metrics: Sequence[str] | None = None, picture: str | Non
 
 
 def numbers(table: Table, found: Found, metrics: Sequence[str] | None = None) -> str:
-    """The numbers of a table, with notes on what the paper gets wrong; metrics are cut into tables that are not too wide.
+    """The numbers of a table, with notes on what the paper gets wrong; many metrics stand in several tables.
 
     Args:
         table: Which.
