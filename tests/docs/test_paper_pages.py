@@ -1,4 +1,4 @@
-"""The page of each paper says what is so: every equation has its function and its test, and every number is a result."""
+"""The page of each paper says what is so: equations have functions and tests, and every number is a result."""
 
 import ast
 from functools import cache
@@ -120,7 +120,7 @@ def test_every_table_of_the_paper_is_listed_and_has_its_place(paper):
     tables = [table for table in papers.tables().values() if table.paper == paper]
     overview = part(paper, "Tables and figures")
     assert [table.name for table in tables if f"| `{table.name}` |" not in overview] == []
-    shown = {name for name in re.findall(r"<!-- ([\w-]+):begin -->", PAGES[paper])}
+    shown = set(re.findall(r"<!-- ([\w-]+):begin -->", PAGES[paper]))
     assert [table.key for table in tables if table.key not in shown] == (
         ["table1", "table2"] if paper == "pogodin2021" else []  # whose cells are those of tables 4 and 12
     )
