@@ -271,7 +271,7 @@ def choices() -> str:
             "local connections, as in a brain",
             "`ws.localize_` and `ws.Sleep(every=1)`",
             f"convolutions {local['conv']:.1f} %, local {local['lc']:.1f} %, with sleep {local['lc-ws1']:.1f} %; a "
-            f"layer takes {convolution[0]:.1f} to {convolution[-1]:.1f} times as long, and stores a kernel for each position",
+            f"layer takes {convolution[0]:.1f} to {convolution[-1]:.1f} times as long, and stores a kernel a position",
             ("pogodin2021/table1-reduced", "benchmarks/space.json"),
         ),
         (

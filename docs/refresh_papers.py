@@ -83,8 +83,10 @@ def table(name: str) -> str:
 def differences(name: str) -> str:
     """What the paper claims of a table, as differences of its rows."""
     metric, pairs = PAIRS[name]
+    lead = "Differences of its rows, with a standard error that all rows have in common"
+    lead += "; below 0 is better:" if _states()[name].table.metrics[metric].better == "low" else ":"
     found = (markdown.differences(part.table, part.kept.found, metric, pairs) for part in parts(name))
-    return "\n\n".join(one for one in found if one)
+    return "\n\n".join(f"{lead}\n\n{one}" for one in found if one)
 
 
 def earlier(paper: str, name: str, rows: list[str] | tuple[str, ...]) -> list[Result]:
