@@ -195,7 +195,8 @@ def table() -> str:
 
 def choices() -> str:
     """What one may want, what does it, what that cost where it was measured, and where that was."""
-    held = {(one.source, one.what.rpartition(": ")[2]): one for one in networks()}
+    every = list(networks())
+    held = {(one.source, one.what.rpartition(": ")[2]): one for one in every}
 
     def at(source: str, what: str) -> str:
         one = held[source, what]
@@ -203,7 +204,7 @@ def choices() -> str:
         return f"{one.points:+.2f}{wide} points with {one.share:.0f} % of the numbers"
 
     four, mixer, again = f"{FOUR}/{SCALE}", f"lin2022/table3/{SCALE}", "lin2022/cifar10"
-    resnets = [one.points for one in held.values() if one.way == "fused-little"]
+    resnets = [one.points for one in every if one.way == "fused-little"]
     minilm = _result("beyond", "minilm", "rate2-first")
     kept = 100 * minilm.numbers["stored"] / minilm.numbers["stored_unshared"]
     wide = _result("savarese2019", "cifar10", "swrn-2-wide").numbers["macs"]
@@ -276,7 +277,7 @@ def choices() -> str:
         ),
         (
             "local connections that store less",
-            "`ws.Lattice(period)` or `ws.LowRank(rank)`",
+            "`ws.Lattice(period)`",
             f"{at(four, '4 classes of positions')}",
             (four,),
         ),

@@ -43,6 +43,13 @@ def test_rows_that_the_text_names_are_those():
     assert all(NETWORKS[at - 1].points < -3 for at in (14, 16, 21, 22, 23, 24))
 
 
+def test_a_range_is_of_all_its_rows():
+    points = [one.points for one in NETWORKS if one.way == "fused-little"]
+    assert len(points) == 4
+    assert f"| {max(points):.1f} to {min(points):.1f} points for the mean" in PAGE
+    assert max(points) - min(points) > 1
+
+
 def test_what_it_names_is_there():
     names = set(re.findall(r"`ws\.(\w+)", PAGE))
     assert len(names) > 8
