@@ -159,7 +159,7 @@ def filled(page: str, blocks: Mapping[str, str], markdown: bool = False) -> str:
     for name, text in blocks.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        inside = f"\n{text}\n\n" if markdown else f"```text\n{text}\n```\n"
+        inside = (f"\n{text}\n\n" if text else "") if markdown else f"```text\n{text}\n```\n"
         page, count = pattern.subn(lambda _, whole=begin + inside + end: whole, page)
         if count != 1:
             raise ConfigError(f"The page has {count} places for {name!r}, need one.")

@@ -10,7 +10,7 @@ from tests.support import ROOT
 from weightshare.cli import main
 from weightshare.experiments.reproduce import environment
 
-PAGE = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -30,7 +30,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_code_runs(capsys):
     names = {}
     (code,) = blocks("python")
-    exec(compile(code, "papers.md", "exec"), names)
+    exec(compile(code, "reproduce.md", "exec"), names)
     assert {row for row, _ in names["found"]} == {"stage-2", "stage-4"}
     assert names["pages"][0].is_file()
     assert capsys.readouterr().out.endswith("2 of 6 cells\n")
