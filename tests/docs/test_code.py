@@ -6,10 +6,14 @@ A page that is new runs here by itself. What it must leave is a function in `LEA
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
+from tests.contract.events import EVENTS
+from tests.contract.matrix import Cell, problem, run
+from tests.contract.specs import SPECS
 from tests.docs.pages import blocks, names, running
 from tests.support import ROOT
 from weightshare.models.by_name import mend_torchvision
@@ -56,7 +60,34 @@ def data(left: dict[str, Any], printed: str) -> None:
     assert torch.equal(left["targets"], left["labels"])
 
 
+def extending(left: dict[str, Any], printed: str) -> None:
+    shown("docs/extending.md", printed)
+    clusters = [Cell("clusters", "chain", event) for event in EVENTS]
+    with mock.patch.dict(SPECS, circulant=left["Circulant"]):  # it is refused what clusters are refused, and no more
+        outcomes = {cell: run(cell._replace(spec="circulant")) for cell in clusters}
+    assert [said for cell, outcome in outcomes.items() if (said := problem(cell, outcome))] == []
+    assert sum(outcome.kind == "passed" for outcome in outcomes.values()) > 20
+
+
+def costs(left: dict[str, Any], printed: str) -> None:
+    (counted, *_) = blocks("docs/costs.md", "text")
+    assert counted in printed
+
+
+def index(left: dict[str, Any], printed: str) -> None:
+    shown("docs/index.md", printed)
+    assert left["small"].blocks[0].pointwise.weight is left["small"].blocks[1].pointwise.weight
+
+
+def shown(page: str, printed: str) -> None:
+    """What a page shows as text is what its code prints."""
+    assert [text for text in blocks(page, "text") if text not in printed] == []
+
+
 LEAVES: dict[str, Callable[[dict[str, Any], str], None]] = {
+    "docs/index.md": index,
+    "docs/costs.md": costs,
+    "docs/extending.md": extending,
     "docs/values.md": values,
     "docs/space.md": space,
     "docs/depth.md": depth,

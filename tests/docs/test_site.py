@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 from urllib.parse import unquote, urlsplit
@@ -10,7 +11,7 @@ import zlib
 
 import pytest
 
-from tests.docs.pages import links, names
+from tests.docs.pages import links, names, text
 from tests.support import ROOT
 import weightshare as ws
 
@@ -100,6 +101,12 @@ def test_links_and_pictures_lead_to_files_of_the_repository(page: str) -> None:
     folder = (ROOT / page).parent
     targets = [target.partition("#")[0] for target in links(page)]
     assert [target for target in targets if target and not (folder / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", names())
+def test_files_that_it_names_are_there(page: str) -> None:
+    named = re.findall(r"`((?:tests|benchmarks|examples|docs)/[\w/.-]+)`", text(page))
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_every_public_name_and_module_is_on_a_page_of_the_api(site: Path) -> None:
