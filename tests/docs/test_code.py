@@ -10,12 +10,15 @@ from unittest import mock
 
 import pytest
 import torch
+from torch import Tensor
 
+from tests.contract.by_hand import KINDS
 from tests.contract.events import EVENTS
 from tests.contract.matrix import Cell, problem, run
 from tests.contract.specs import SPECS
 from tests.docs.pages import blocks, names, running
 from tests.support import ROOT
+from weightshare.decoding import Clusters
 from weightshare.models.by_name import mend_torchvision
 from weightshare.space.local import LocallyConnected2d
 
@@ -63,10 +66,20 @@ def data(left: dict[str, Any], printed: str) -> None:
 def extending(left: dict[str, Any], printed: str) -> None:
     shown("docs/extending.md", printed)
     clusters = [Cell("clusters", "chain", event) for event in EVENTS]
-    with mock.patch.dict(SPECS, circulant=left["Circulant"]):  # it is refused what clusters are refused, and no more
+    by_hand = KINDS[Clusters]._replace(gradients=of_circulant)
+    with mock.patch.dict(SPECS, circulant=left["Circulant"]), mock.patch.dict(KINDS, {Clusters: by_hand}):
         outcomes = {cell: run(cell._replace(spec="circulant")) for cell in clusters}
-    assert [said for cell, outcome in outcomes.items() if (said := problem(cell, outcome))] == []
+    assert [said for cell, outcome in outcomes.items() if (said := problem(cell, outcome))] == []  # no more than those
     assert sum(outcome.kind == "passed" for outcome in outcomes.values()) > 20
+
+
+def of_circulant(group: Clusters, state: dict[str, Tensor], dense: Tensor | None) -> dict[str, Tensor | None]:
+    """What `c` gets, given the gradient of the dense weight: `∂c_k = Σ_i ∂W_(i, (i + k) mod n)`."""
+    if dense is None:
+        return {group.keys[0]: None}
+    rows, columns = group.shape
+    summed = [sum(dense[i, (i + k) % columns].double() for i in range(rows)) for k in range(columns)]
+    return {group.keys[0]: torch.stack(summed).to(dense.dtype)}
 
 
 def costs(left: dict[str, Any], printed: str) -> None:
