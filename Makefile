@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow contract lint bench clean
+.PHONY: demo test test-slow contract lint bench docs docs-serve clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that nothing that depends on it picks another build.
@@ -15,6 +15,10 @@ $(VENV)/.train: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.train
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.train
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(VENV)/.train  ## The main job on real digits: share, train, fold, save, and a page to look at
@@ -39,5 +43,11 @@ lint: $(VENV)/.dev  ## Style, types and the import contract
 bench: $(VENV)/.dev  ## Benchmarks: ratios against a rival in the same run
 	$(BIN)/python -m pytest -o addopts= -s --benchmark-quiet benchmarks
 
+docs: $(VENV)/.docs  ## The documentation site, in site-docs/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.docs  ## The same on http://127.0.0.1:8000, made again whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist site-docs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
