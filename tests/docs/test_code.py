@@ -27,7 +27,7 @@ OWN = {
     "docs/export.md": "test_export_page.py",
     "docs/files.md": "test_files_page.py",
     "docs/integrations.md": "test_integrations.py",
-    "docs/papers.md": "test_papers_page.py",
+    "docs/reproduce.md": "test_reproduce_page.py",
 }
 """Pages whose code needs something around it, and the test that gives it."""
 PAGES = [page for page in names() if page not in OWN and blocks(page, "python")]
