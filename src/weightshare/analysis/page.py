@@ -38,6 +38,17 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A cell of a table with a bar behind its number: `share` of the cell's width, from 0 to 1."""
+
+    text: str
+    share: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of a page; whatever is empty is left out.
 
@@ -46,8 +57,9 @@ class Section:
         text: A paragraph.
         columns: Titles of a table.
         rows: Its rows; columns of numbers are aligned to the right.
-        picture: An `<svg>` element, from `pictures.svg`.
+        picture: An `<svg>` element, from `pictures.svg`, or several, which stand side by side where there is room.
         listing: Preformatted text.
+        points: Paragraphs of a list.
         folded: Whether the reader has to open it.
     """
 
@@ -57,6 +69,7 @@ class Section:
     rows: Sequence[Sequence[Any]] = ()
     picture: str = ""
     listing: str = ""
+    points: Sequence[str] = ()
     folded: bool = False
 
     @property
