@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from weightshare._table import shape_text
 from weightshare.errors import SpecError
+from weightshare.space.local import LocallyConnected
+from weightshare.space.transposed import LocallyConnectedTranspose
 from weightshare.surgery.copies import remember
 from weightshare.surgery.watch import run
 
@@ -23,6 +25,8 @@ SIDES = (224, 32, 28, 64, 8)
 """Sides of images that are tried where a model does not say its own."""
 TOKENS = 8
 """Length of a sequence."""
+MOST_LAYERS = 3
+"""Of the layers with matrices or kernels so many are taken for the first one, one after the other."""
 SIDE_NAMES = ("image_size", "img_size", "side")
 
 Make = Callable[[int], Any]
@@ -79,24 +83,30 @@ def _guesses(model: nn.Module) -> Iterator[tuple[Make, str]]:
         if size:
             yield _numbers(model, tuple(size))
     yield from _of_transformers(model)
-    first = next((one for one in model.modules() if any(p is not None for p in one._parameters.values())), None)
-    if isinstance(first, nn.modules.conv._ConvNd):
-        axes = len(first.kernel_size)
+    holders = [one for one in model.modules() if any(p is not None and p.ndim > 1 for p in one._parameters.values())]
+    for layer in holders[:MOST_LAYERS]:
+        yield from _of_layer(model, layer)
+
+
+def _of_layer(model: nn.Module, layer: nn.Module) -> Iterator[tuple[Make, str]]:
+    """What a model takes whose first layer this is."""
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        axes = len(layer.kernel_size)
         said = [getattr(model, name, None) for name in SIDE_NAMES]
         for side in dict.fromkeys([*(one for one in said if isinstance(one, int)), *SIDES]):
-            yield _numbers(model, (first.in_channels, *[side] * axes))
-    elif isinstance(first, nn.Embedding | nn.EmbeddingBag):
-        yield _tokens(model, first.num_embeddings)
-    elif isinstance(first, nn.RNNBase):
-        yield _numbers(model, (TOKENS, first.input_size))
-    elif isinstance(first, nn.MultiheadAttention):
-        yield _numbers(model, (TOKENS, first.embed_dim))
-    else:
-        # A Linear layer, a norm, a layer of somebody else's: the last axis of its first weight is what it takes.
-        held = next((p for p in first._parameters.values() if p is not None), None) if first is not None else None
+            yield _numbers(model, (layer.in_channels, *[side] * axes))
+    elif isinstance(layer, LocallyConnected | LocallyConnectedTranspose):
+        yield _numbers(model, (layer.in_channels, *layer.input_size))
+    elif isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        yield _tokens(model, layer.num_embeddings)
+    elif isinstance(layer, nn.RNNBase):
+        yield _numbers(model, (TOKENS, layer.input_size))
+    elif isinstance(layer, nn.MultiheadAttention):
+        yield _numbers(model, (TOKENS, layer.embed_dim))
+    else:  # the last axis of its weight is what a Linear layer takes, and most of others
+        width = next(p.shape[-1] for p in layer._parameters.values() if p is not None and p.ndim > 1)
         for axes in ((), (TOKENS,)):
-            if held is not None and held.ndim:
-                yield _numbers(model, (*axes, held.shape[-1]))
+            yield _numbers(model, (*axes, width))
 
 
 def _of_transformers(model: Any) -> Iterator[tuple[Make, str]]:

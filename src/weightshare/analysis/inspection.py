@@ -3,38 +3,24 @@
 Every number is that of a real plan, so what is printed here is what `plan` prints and `apply_` does.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 import json
 import math
 import re
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-
 from weightshare._table import WIDTH, render, run_text, shape_text
-from weightshare.analysis.alike import Alike, alike
-from weightshare.analysis.example import example_for, untouched
-from weightshare.analysis.outlook import Choice, choices, equal_layers
-from weightshare.analysis.present import Already, already, calls_of
-from weightshare.analysis.steps import Step, cautions, steps
-from weightshare.depth.cka import FEWEST, cka
+from weightshare.analysis.alike import Alike
+from weightshare.analysis.outlook import Choice
+from weightshare.analysis.present import Already
+from weightshare.analysis.steps import Step
 from weightshare.depth.measure import Similarity
-from weightshare.errors import SharingError, SpecError
-from weightshare.generating import refuse_foreign
-from weightshare.surgery.blocks import Place, join, places
-from weightshare.surgery.copies import copied
-from weightshare.surgery.count import count
-from weightshare.surgery.quantised import packed_layers
-from weightshare.surgery.sites import Site, sites, unwrapped
-from weightshare.surgery.watch import run
 
-SMALL = 30_000_000
-"""Models up to this many stored numbers are run on random inputs for `cka`; larger ones on given batches alone."""
-EXAMPLES = 16
-"""Random inputs that such a model is run on."""
+AXES = ("depth", "space", "values")
+MOST_ROLES = 12
+"""Roles that are printed one by one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +38,21 @@ class Blocks:
     block: str
     blocks: int
     numbers: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block, or what stands outside of blocks, in the order of the model.
+
+    Args:
+        path: Of the block, or of the child of the model.
+        numbers: That it stores.
+        blocks: Which of the lists of equal blocks it is one of, by its number; `None` for what is alone.
+    """
+
+    path: str
+    numbers: int
+    blocks: int | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Inspection:
         bytes: Memory of the stored numbers.
         buffer_bytes: Memory of the buffers.
         blocks: Lists of equal blocks.
+        parts: The whole model, block by block.
         roles: Layers of equal blocks by role, the largest first.
         already: What is shared already, or unusual.
         choices: What could be done, with the numbers of its plan.
@@ -102,6 +104,7 @@ class Inspection:
     bytes: int
     buffer_bytes: int
     blocks: tuple[Blocks, ...] = ()
+    parts: tuple[Part, ...] = ()
     roles: tuple[Role, ...] = ()
     already: tuple[Already, ...] = ()
     choices: tuple[Choice, ...] = ()
@@ -121,7 +124,11 @@ class Inspection:
         """The model in one sentence."""
         if not self.stored:
             return f"{self.model} has no parameters: there is nothing to share."
-        where = f"{self.equal / self.stored:.1%} of them in layers that are equal" if self.equal else "no layer repeats"
+        where = (
+            f"{self.equal / self.stored:.1%} of them in layers that are equal"
+            if self.equal
+            else "no block is equal to another"
+        )
         return f"{self.model} stores {self.stored:,} numbers, {where}."
 
     def left_out(self, axis: str | None = None) -> dict[str, list[str]]:
@@ -141,6 +148,12 @@ class Inspection:
                 said = re.sub(r"'[^']*'", lambda name: re.sub(r"\d+", "*", name[0]), reason.rstrip("."))
                 reasons.setdefault(said, {})[path] = None
         return {reason: list(paths) for reason, paths in reasons.items()}
+
+    def _first_left_out(self) -> dict[str, list[str]]:
+        """What is left out of the first plan of depth and of space, and what is refused, in short."""
+        first = {axis: next((c for c in self.choices if c.axis == axis and not c.refused), None) for axis in AXES[:2]}
+        kept = [replace(c, refused=shorten(c.refused, 200)) for c in self.choices if c.refused or c in first.values()]
+        return replace(self, choices=tuple(kept)).left_out()
 
     def to_json(self) -> str:
         """The fields as JSON text; a similarity that does not exist is null."""
@@ -181,66 +194,22 @@ class Inspection:
             if note := chance_note(self.alike):
                 parts.append(fill(note, WIDTH))
         if self.activations is not None:
-            parts.append(f"What blocks give on {self.inputs}: {self.activations}")
+            text = str(self.activations)
+            apart = "\n\n" if "\n" in text else " "
+            parts.append(f"What blocks give on {self.inputs}:{apart}{text}")
         if self.already:
             titles = ("already", "where", "meaning")
             parts.append(render(titles, [(a.kind, run_text(a.names, 4), a.meaning) for a in self.already]))
         reasons = [
-            f"Left out of {axis}, {len(at)}: {run_text(at, 6)}: {reason}."
-            for axis in ("depth", "space", "values")
-            for reason, at in self.left_out(axis).items()
+            f"Left out, {len(at)}: {run_text(at, 6)}: {reason}." for reason, at in self._first_left_out().items()
         ]
+        reasons += ["More, and for every plan: left_out(), or the page."] if reasons else []
         for texts in ([f"Mind: {text}" for text in self.cautions], reasons):
             parts += ["\n".join(fill(text, WIDTH, subsequent_indent="  ") for text in texts)] if texts else []
         for step in self.steps:
             lines = step.lines.splitlines() + ([f"$ {step.command}"] if step.command else [])
             parts.append("\n".join([f"{step.title}:", "", *(f"    {line}" for line in lines)]))
         return "\n\n".join(parts)
-
-
-MOST_ROLES = 12
-"""Roles that are printed one by one."""
-
-
-def inspect(
-    model: nn.Module,
-    example_input: Any = None,
-    batches: Iterable[Any] | None = None,
-    name: str = "",
-) -> Inspection:
-    """Say what repeats in a model, what could be shared along each axis, and what that would store.
-
-    Numbers are those of real plans at several rates, none of which is applied. Weights of equal blocks are compared; so
-    is what blocks compute, if batches are given, or the model is small and an input for it is known.
-
-    Args:
-        model: Any module. It is left as it was: its numbers, its modes, its hooks and the random generators.
-        example_input: What the model runs on, a tensor, a sequence of positional arguments or a mapping of keyword
-            arguments; by default one is guessed. It tells how often layers run, and the sizes of convolutions.
-        batches: Inputs, of 4 examples or more each, on which the outputs of blocks are compared.
-        name: What the model is called on the command line, such as `timm:vit_tiny_patch16_224`, for the commands.
-
-    Returns:
-        An `Inspection`: print it, or take its fields, `to_json()` or `page()`.
-
-    Raises:
-        SpecError: If the model cannot run on the example input or on the batches that are given, or has layers without
-            shapes (lazy ones) and no example input.
-        ModelChanged: If layers read a bank that is not theirs.
-
-    Example:
-        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
-        >>> found = inspect(net)
-        >>> found.equal, [choice.stored for choice in found.choices if choice.code.startswith("ws.Tie")]
-        (48, [24, 24, 12])
-    """
-    model = unwrapped(model)
-    with untouched(model):
-        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-            model = _built(model, example_input)
-        if not any(True for _ in model.parameters()):
-            return _empty(model, name)
-        return _inspected(model, example_input, batches, name)
 
 
 def chance_note(found: Sequence[Alike]) -> str:
@@ -253,91 +222,6 @@ def chance_note(found: Sequence[Alike]) -> str:
         f"{where} are more alike than independent random numbers. If these are the random weights that a network is "
         "built with, their similarities mean nothing: load trained weights to see more."
     )
-
-
-def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | None, name: str) -> Inspection:
-    refuse_foreign(model)
-    found = sites(model)
-    make, inputs, calls = None, "", None
-    if example_input is not None:
-        calls, inputs = calls_of(model, example_input), "the example input"
-    elif not any(site.tensor.is_meta for site in found) and (guess := example_for(model)) is not None:
-        make, inputs = guess
-        example_input = make(1)
-        calls = calls_of(model, example_input)
-    counts, unshared = count(model), equal_layers(model)
-    groups = () if isinstance(unshared, SharingError) else unshared.groups
-    held = tuple(already(model, found, calls))
-    possible = tuple(choices(model, found, example_input))
-    activations = None
-    if batches is not None:
-        activations, inputs = cka(model, model, _counted(batches)), "the batches that were given"
-    elif make is not None and groups and counts.stored <= SMALL:
-        activations, inputs = _of_random(model, make), f"{inputs}, {EXAMPLES} examples"
-    similar = tuple(alike(model, groups, found))
-    return Inspection(
-        *(type(model).__name__, name, counts.stored, counts.logical, counts.bytes, counts.buffer_bytes),
-        blocks=tuple(_blocks(model, groups, found)),
-        roles=tuple(
-            sorted(
-                (Role(g.name, g.shape, g.dtype, len(g.items), g.stored_before) for g in groups),
-                key=lambda role: -role.numbers,
-            )
-        ),
-        already=held,
-        choices=possible,
-        alike=similar,
-        activations=activations,
-        inputs=inputs,
-        cautions=tuple(cautions(model, found, possible, held)),
-        steps=tuple(steps(name, possible)),
-    )
-
-
-def _built(model: nn.Module, example_input: Any) -> nn.Module:
-    """A copy whose lazy layers have shapes."""
-    lazy = next(path for path, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor))
-    if example_input is None:
-        raise SpecError(
-            f"'{lazy}' has no shape yet: its lazy module is not built. Give example_input, on which a copy of the "
-            "model is run once, or run the model yourself."
-        )
-    model = copied(model)
-    run(model, example_input)
-    return model
-
-
-def _empty(model: nn.Module, name: str) -> Inspection:
-    bytes_of_buffers = sum(buffer.nbytes for buffer in model.buffers())
-    packed = tuple(Already("quantised", (path,), reason) for path, reason in packed_layers(model).items())
-    return Inspection(type(model).__name__, name, 0, 0, 0, bytes_of_buffers, already=packed)
-
-
-def _blocks(model: nn.Module, groups: Sequence[Any], model_sites: Sequence[Site]) -> list[Blocks]:
-    found = places(model_sites)
-    lists: dict[tuple[str, Any], tuple[set[int], int]] = {}
-    for group in groups:
-        at = [place for path in group.items if isinstance(place := found[path], Place)]
-        indices, numbers = lists.get((at[0].before, at[0].kind), (set(), 0))
-        lists[at[0].before, at[0].kind] = indices | {place.index for place in at}, numbers + group.stored_before
-    kinds = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
-    return [
-        Blocks(before, kinds.get(join(before, str(min(indices))), "Parameter"), len(indices), numbers)
-        for (before, _), (indices, numbers) in lists.items()
-    ]
-
-
-def _of_random(model: nn.Module, make: Any) -> Similarity | None:
-    try:
-        return cka(model, model, [make(EXAMPLES)])
-    except SharingError:  # blocks that give no numbers for each example; nobody asked for it
-        return None
-
-
-def _counted(batches: Iterable[Any]) -> Iterable[Any]:
-    if isinstance(batches, Tensor):
-        raise SpecError(f"batches: got one tensor, need a list of batches of {FEWEST} examples or more, such as [x].")
-    return batches
 
 
 def _choice_row(choice: Choice, stored: int) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from weightshare.analysis.alike import Alike
 from weightshare.analysis.heat import draw_similarity
 from weightshare.analysis.inspection import Inspection, chance_note
 from weightshare.analysis.outlook import Choice
-from weightshare.analysis.page import Bar, Section, Tile, render_page
+from weightshare.analysis.page import Bar, Piece, Section, Tile, render_page
 from weightshare.analysis.pictures import svg
 from weightshare.depth.measure import Similarity
 
@@ -37,17 +37,27 @@ def _tiles(found: Inspection) -> Iterator[Tile]:
     tie = next((one for one in found.choices if one.axis == "depth" and one.stored is not None), None)
     if tie is not None and tie.stored is not None:
         yield Tile("with two layers tied", f"{tie.stored / of:.1%}", f"{tie.stored:,} numbers")
-    yield Tile("shared already", str(len(found.already)) if found.already else "nothing", "")
+    if found.already:
+        yield Tile("shared already", str(len(found.already)), "or not plain: see below")
 
 
 def _sections(found: Inspection) -> Iterator[Section]:
     of = max(1, found.stored)
-    if found.blocks:
+    if found.parts:
+        strip = [Piece(p.path, p.numbers / of, p.blocks, f"{p.numbers:,} numbers") for p in found.parts]
+        text = "The whole model, from its input on, as wide as the numbers that each part stores. " + (
+            "Blocks of one colour are equal, and could read the same weights; what is grey stands alone."
+            if found.blocks
+            else "Nothing in it repeats."
+        )
         yield Section(
             "What repeats",
-            columns=("equal blocks in", "blocks", "class", "numbers", "of model"),
+            text,
+            strip=strip,
+            columns=("equal blocks in", "blocks", "class", "numbers", "of model") if found.blocks else (),
             rows=[(b.path or "the model", b.blocks, b.block, b.numbers, share(b.numbers, of)) for b in found.blocks],
         )
+    if found.roles:
         roles = [(r.name, shape_text(r.shape), r.layers, r.numbers, share(r.numbers, of)) for r in found.roles]
         titles = ("equal layers", "weight", "layers", "numbers", "of model")
         yield Section("What the blocks hold", columns=titles, rows=roles[:8])
@@ -55,6 +65,11 @@ def _sections(found: Inspection) -> Iterator[Section]:
             yield Section(f"{len(roles) - 8} smaller roles", columns=titles, rows=roles[8:], folded=True)
     for axis, title in AXES.items():
         yield from _choices(title, [choice for choice in found.choices if choice.axis == axis], of)
+    for step in found.steps:
+        listing = step.lines + (
+            f"\n\n# the same, printed only, on the command line:\n# {step.command}" if step.command else ""
+        )
+        yield Section(f"Next: {step.title[0].lower()}{step.title[1:]}", listing=listing)
     yield from _alike(found.alike)
     if found.activations is not None:
         text = (
@@ -67,11 +82,6 @@ def _sections(found: Inspection) -> Iterator[Section]:
         yield Section("Shared already, or not plain", columns=("what", "where", "meaning"), rows=rows)
     elif found.stored:
         yield Section("Shared already, or not plain", text="Nothing: every path reads a plain parameter of its own.")
-    for step in found.steps:
-        listing = step.lines + (
-            f"\n\n# the same, printed only, on the command line:\n# {step.command}" if step.command else ""
-        )
-        yield Section(f"Next: {step.title[0].lower()}{step.title[1:]}", listing=listing)
     if found.cautions:
         yield Section("What to mind", points=found.cautions)
     if found.left_out():
@@ -86,34 +96,52 @@ def _choices(title: str, listed: Sequence[Choice], of: int) -> Iterator[Section]
             yield Section(title, text=" ".join(f"Not here: {choice.refused}" for choice in listed[:1]))
         return
     rows = [
-        (choice.code, choice.what, choice.stored, share(choice.stored, of), short(choice.file or 0) + "B")
+        (
+            choice.code.replace(" ", "\xa0"),
+            choice.what,
+            choice.stored,
+            share(choice.stored, of),
+            f"{short(choice.file or 0)}B",
+        )
         if choice.stored is not None
-        else (choice.code, choice.what, "–", Bar("–", 0.0), "–")
+        else (choice.code.replace(" ", "\xa0"), choice.what, "–", Bar("–", 0.0), "–")
         for choice in fits
     ]
     yield Section(title, columns=("how", "what", "stored numbers", "of now", "on file"), rows=rows)
 
 
 def _alike(found: Sequence[Alike]) -> Iterator[Section]:
-    for number, one in enumerate(sorted(found, key=lambda one: -one.numbers * len(one.whole.rows))[:MOST_LISTS]):
-        first, second, cosine = one.closest
-        note = f"{chance_note(found)} " if number == 0 else ""
-        text = (
-            f"{note}Cosines of the matrices of two blocks: 1 where they are equal, 0 where they have nothing in common. "
-            f"Most alike are {first} and {second}, {cosine:.3f}; neighbours on average {one.neighbours:.3f}."
+    if not found:
+        return
+    rows = [
+        (one.blocks or "the model", f"{one.pairs.nanmean().item():.3f}", f"{one.neighbours:.3f}", *_closest(one))
+        for one in found
+    ]
+    text = (
+        f"{chance_note(found)} Cosines of the matrices of two blocks: 1 where they are equal, 0 where they have "
+        "nothing in common."
+    ).strip()
+    largest = sorted(found, key=lambda one: one.numbers * len(one.whole.rows))[-MOST_LISTS:]
+    pictures = []
+    for one in (one for one in found if one in largest):
+        pictures.append(
+            _heat(one.whole, f"Cosines of all matrices in {one.blocks or 'the model'}", one.blocks or "blocks")
         )
-        pictures = [_heat(one.whole, f"Cosines of all matrices in {one.blocks or 'the model'}", "all matrices")]
-        if len(one.roles) > 1:
-            pictures += [
-                _heat(role, f"Cosines of {name}", name.rpartition("*.")[2]) for name, role in one.roles[:MOST_ROLES]
-            ]
-        yield Section(
-            f"How alike the blocks are{f' in {one.blocks}' if one.blocks else ''}", text, picture="".join(pictures)
-        )
+        several = len(one.roles) > 1 and not one.by_chance
+        pictures += [
+            _heat(role, f"Cosines of {name}", name) for name, role in (one.roles[:MOST_ROLES] if several else ())
+        ]
+    columns = ("blocks in", "mean cosine", "of neighbours", "most alike", "cosine")
+    yield Section("How alike the blocks are", text, columns=columns, rows=rows, picture="".join(pictures))
+
+
+def _closest(one: Alike) -> tuple[str, str]:
+    first, second, cosine = one.closest
+    return f"{first} and {second}", f"{cosine:.3f}"
 
 
 def _heat(one: Similarity, title: str, above: str = "") -> str:
-    return svg(draw_similarity({above: one}, side=2.7 if above else 4.2), title)
+    return svg(draw_similarity({above: one}, side=2.2 if above else 4.2), title)
 
 
 def share(numbers: int, of: int) -> Bar:
@@ -125,10 +153,10 @@ def short(number: int) -> str:
     """A number of three digits or so: `86.6 M`.
 
     Example:
-        >>> short(86_567_656), short(999), short(12_345)
-        ('86.6 M', '999 ', '12.3 k')
+        >>> [short(number).replace("\\xa0", " ") for number in (86_567_656, 999, 12_345)]
+        ['86.6 M', '999 ', '12.3 k']
     """
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= size:
-            return f"{number / size:.1f} {letter}"
-    return f"{number} "
+            return f"{number / size:.1f}\xa0{letter}"
+    return f"{number}\xa0"

@@ -161,8 +161,8 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
         spec = Templates(max(1, round(min(depths) / rate)))
         if len(depths) > 1 and tie.stored is not None:  # as many numbers as tied layers, spread over all groups
             spec = Templates(budget=tie.stored)
-        mixed.append(_planned(model, "depth", f"layers mix templates, as few numbers as at rate {rate}", spec, None))
-    return [*ties.values(), *mixed]
+        mixed.append(_planned(model, "depth", f"layers mix templates, as small as rate {rate}", spec, None))
+    return list({choice.code: choice for choice in (*ties.values(), *mixed)}.values())
 
 
 def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:

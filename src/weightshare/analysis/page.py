@@ -14,7 +14,7 @@ from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.depth.record import Evolution
 from weightshare.planning import Plan
 
-NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?( ●)?|–")
+NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?( ●)?|\d[\d.]*\xa0[kMG]?B|–")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,16 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """One piece of a strip: a part of the whole, `share` of its width; pieces of one kind have one colour."""
+
+    name: str
+    share: float
+    kind: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of a page; whatever is empty is left out.
 
@@ -60,6 +70,7 @@ class Section:
         picture: An `<svg>` element, from `pictures.svg`, or several, which stand side by side where there is room.
         listing: Preformatted text.
         points: Paragraphs of a list.
+        strip: Parts of a whole side by side, in order.
         folded: Whether the reader has to open it.
     """
 
@@ -70,6 +81,7 @@ class Section:
     picture: str = ""
     listing: str = ""
     points: Sequence[str] = ()
+    strip: Sequence[Piece] = ()
     folded: bool = False
 
     @property

@@ -45,9 +45,9 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
     depth = next((choice for choice in fits if choice.axis == "depth"), None)
     if depth is not None:
         globs = list(depth.where or ())
-        said = repr(globs[0]) if len(globs) == 1 else repr(globs)
-        where = f", where={said}" if globs else ""
-        lines = [f"plan = ws.plan(model, {depth.code}{where})", "print(plan)", "plan.apply_(model)", TRAIN, SAVE]
+        named = [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {globs!r}"] if globs else []
+        planned = f"plan = ws.plan(model, {depth.code}{', where' if globs else ''})"
+        lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE]
         options = "".join(f" --where '{glob}'" for glob in globs)
         tie = depth.code.startswith("ws.Tie")
         command = f"weightshare plan {name} --rate 2 --fuse mean{options}" if name and tie else ""
@@ -68,7 +68,7 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
 
 
 def cautions(
-    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already]
+    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already], runs: bool
 ) -> list[str]:
     """What would break, and what to mind: what plans warn of, and what holds for this model.
 
@@ -77,6 +77,7 @@ def cautions(
         model_sites: Every site of it.
         possible: From `choices`.
         held: From `already`.
+        runs: Whether an input was given or found.
     """
     found = list(dict.fromkeys(note for choice in possible for note in choice.notes if "budget" not in choice.code))
     norms = {type(site.holder).__name__ for site in model_sites if isinstance(site.holder, _BatchNorm)}
@@ -85,6 +86,11 @@ def cautions(
         found.append(
             f"{' and '.join(sorted(norms))}: the plans above leave every layer its own. One scale and shift for layers "
             "of different statistics let SPIN's network diverge (Lin 2022, supplement, table 2)."
+        )
+    if not runs and not any(site.tensor.is_meta for site in model_sites):
+        found.append(
+            "No input was found that the model runs on, so layers that run several times, the sizes of convolutions "
+            "and what blocks compute are not known: give example_input=..., or --input 3x224x224 on the command line."
         )
     kinds = {one.kind for one in held}
     if depth and kinds & {"runs several times", "one module"}:

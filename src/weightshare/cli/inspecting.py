@@ -1,11 +1,12 @@
 """The command that looks at a model."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from weightshare.analysis.inspection import inspect as look_at
+from weightshare.analysis.inspecting import inspect as look_at
 from weightshare.cli.commands import app
 from weightshare.cli.options import DataDir, ImageSize, ModelArg, pairs
 from weightshare.files.atomic import write_text
@@ -17,8 +18,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="timm:NAME, transformers:NAME, module:callable, file.py:callable, convmixer:C/D/P/K, or a folder: a run "
-            "or a model of transformers.",
+            help="timm:NAME, transformers:NAME, module:callable, file.py:callable, convmixer:C/D/P/K, or a folder: "
+            "a run or a model of transformers.",
         ),
     ],
     model_arg: ModelArg = None,
@@ -34,7 +35,8 @@ def inspect(
     from weightshare.training.opened import input_of, opened
 
     model, batches = opened(target, pairs(model_arg), data, data_dir, image_size, meta)
-    found = look_at(model, input_of(input), batches, target)
+    name = " ".join([target, *(f"--model-arg {quote(pair)}" for pair in model_arg or ())])
+    found = look_at(model, input_of(input), batches, name)
     print(found)
     if page is not None:
         write_text(page, found.page())

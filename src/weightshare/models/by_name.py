@@ -11,7 +11,7 @@
 | `swrn:L/W/K` | SWRN-L-W-K, `K` templates a stage, such as `swrn:28/10/2`; without `/K` one template a layer |
 | `wrn50:W` and `swrn50:W/K` | the same for large images, such as `wrn50:2`, `swrn50:2` |
 | `timm:NAME` | any model of timm |
-| `transformers:NAME` | any model of transformers: a class, a kind, a folder or a name of its hub; see `models.of_transformers` |
+| `transformers:NAME` | a class, a kind, a folder or a name of the hub: see `models.of_transformers` |
 | `module:callable` | whatever the callable returns, such as `mypackage.nets:make` |
 | `file.py:callable` | likewise, from a file |
 """

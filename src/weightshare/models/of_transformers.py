@@ -4,7 +4,7 @@
 |---|---|
 | `BertForMaskedLM` | that class, of its default configuration, with random weights |
 | `bert` | the bare model of a kind, likewise |
-| `folder/` | what a folder of transformers, or of `models.pretrained`, holds; random weights if it holds a configuration alone |
+| `folder/` | what `save_pretrained`, theirs or ours, wrote; random weights if there is a configuration alone |
 | `org/name` | what the hub, or its cache, has under that name |
 """
 
