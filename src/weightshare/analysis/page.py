@@ -49,6 +49,16 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Code:
+    """A cell of a table with code, which is not broken into lines."""
+
+    code: str
+
+    def __str__(self) -> str:
+        return self.code
+
+
+@dataclass(frozen=True)
 class Piece:
     """One piece of a strip: a part of the whole, `share` of its width; pieces of one kind have one colour."""
 

@@ -93,7 +93,7 @@ def cautions(
             "and what blocks compute are not known: give example_input=..., or --input 3x224x224 on the command line."
         )
     kinds = {one.kind for one in held}
-    if depth and kinds & {"runs several times", "one module"}:
+    if kinds & {"runs several times", "one module"}:
         found.append(
             "Some modules run several times in a pass: under DDP with activation checkpointing that needs "
             "static_graph=True."
