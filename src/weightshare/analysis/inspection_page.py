@@ -7,12 +7,12 @@ from weightshare.analysis.alike import Alike
 from weightshare.analysis.heat import draw_similarity
 from weightshare.analysis.inspection import Inspection, chance_note
 from weightshare.analysis.outlook import Choice
-from weightshare.analysis.page import Bar, Piece, Section, Tile, render_page
+from weightshare.analysis.page import Bar, Code, Piece, Section, Tile, render_page
 from weightshare.analysis.pictures import svg
 from weightshare.depth.measure import Similarity
 
 MOST_LISTS = 4
-MOST_ROLES = 4
+MOST_ROLES = 3
 AXES = {
     "depth": "Across depth: layers read one weight, or mix a few",
     "space": "Across space: a kernel for each position, or one for all",
@@ -96,18 +96,12 @@ def _choices(title: str, listed: Sequence[Choice], of: int) -> Iterator[Section]
             yield Section(title, text=" ".join(f"Not here: {choice.refused}" for choice in listed[:1]))
         return
     rows = [
-        (
-            choice.code.replace(" ", "\xa0"),
-            choice.what,
-            choice.stored,
-            share(choice.stored, of),
-            f"{short(choice.file or 0)}B",
-        )
-        if choice.stored is not None
-        else (choice.code.replace(" ", "\xa0"), choice.what, "–", Bar("–", 0.0), "–")
-        for choice in fits
+        (Code(c.code), c.stored, share(c.stored, of), f"{short(c.file or 0)}B", c.what)
+        if c.stored is not None
+        else (Code(c.code), "–", Bar("–", 0.0), "–", c.what)
+        for c in fits
     ]
-    yield Section(title, columns=("how", "what", "stored numbers", "of now", "on file"), rows=rows)
+    yield Section(title, columns=("how", "stored numbers", "of now", "on file", "what"), rows=rows)
 
 
 def _alike(found: Sequence[Alike]) -> Iterator[Section]:
