@@ -76,9 +76,14 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
     refuse_foreign(model)
     found = sites(model)
     make, inputs, calls = None, "", None
+    meta = any(site.tensor.is_meta for site in found)
+    held_batches = None if batches is None else _listed(batches)
+    if example_input is None and held_batches:
+        first = held_batches[0]
+        example_input = first[:1] if isinstance(first, Tensor) else first
     if example_input is not None:
         calls, inputs = calls_of(model, example_input), "the example input"
-    elif not any(site.tensor.is_meta for site in found) and (guess := example_for(model)) is not None:
+    elif (guess := example_for(model)) is not None:
         make, inputs = guess
         example_input = make(1)
         calls = calls_of(model, example_input)
@@ -87,9 +92,9 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
     held = tuple(already(model, found, calls))
     possible = tuple(choices(model, found, example_input))
     activations = None
-    if batches is not None:
-        activations, inputs = cka(model, model, _counted(batches)), "the batches that were given"
-    elif make is not None and groups and counts.stored <= SMALL:
+    if held_batches is not None:
+        activations, inputs = cka(model, model, held_batches), "the batches that were given"
+    elif make is not None and groups and counts.stored <= SMALL and not meta:
         activations, inputs = _of_random(model, make), f"{inputs}, {EXAMPLES} examples"
     similar = tuple(alike(model, groups, found))
     blocks, parts = _blocks(model, groups, found)
@@ -168,7 +173,7 @@ def _of_random(model: nn.Module, make: Any) -> Similarity | None:
         return None
 
 
-def _counted(batches: Iterable[Any]) -> Iterable[Any]:
+def _listed(batches: Iterable[Any]) -> list[Any]:
     if isinstance(batches, Tensor):
         raise SpecError(f"batches: got one tensor, need a list of batches of {FEWEST} examples or more, such as [x].")
-    return batches
+    return list(batches)

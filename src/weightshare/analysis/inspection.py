@@ -219,8 +219,8 @@ def chance_note(found: Sequence[Alike]) -> str:
         return ""
     where = "No two blocks" if len(lists) == len(found) else f"In {run_text(lists, 4)} no two blocks"
     return (
-        f"{where} are more alike than independent random numbers. If these are the random weights that a network is "
-        "built with, their similarities mean nothing: load trained weights to see more."
+        f"{where} are more alike than independent random numbers. Before training that is always so, and means nothing: "
+        "load trained weights. After training it means that layers have to learn to share."
     )
 
 
@@ -230,7 +230,7 @@ def _choice_row(choice: Choice, stored: int) -> tuple[object, ...]:
         return choice.axis, choice.code, "refused", "", "", ""
     if choice.stored is None:
         return choice.axis, what, f"of {choice.reads:,}", "", "", ""
-    return choice.axis, what, choice.stored, f"{choice.stored / stored:.1%}", choice.memory, choice.file
+    return choice.axis, what, choice.stored, f"{choice.stored / stored:,.1%}", choice.memory, choice.file
 
 
 def _alike_row(one: Alike) -> tuple[object, ...]:

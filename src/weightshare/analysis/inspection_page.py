@@ -140,7 +140,7 @@ def _heat(one: Similarity, title: str, above: str = "") -> str:
 
 def share(numbers: int, of: int) -> Bar:
     """A part of the model as a bar; one that is larger than the model fills its cell."""
-    return Bar(f"{numbers / of:.1%}", min(1.0, numbers / of))
+    return Bar(f"{numbers / of:,.1%}", min(1.0, numbers / of))
 
 
 def short(number: int) -> str:
