@@ -176,7 +176,9 @@ class Inspection:
             parts.append(render(("equal blocks in", "blocks", "numbers", "of model"), rows, ("numbers", "of model")))
         if self.roles:
             shown = self.roles[:MOST_ROLES]
-            listed = [(r.name, shape_text(r.shape), r.layers, r.numbers, f"{r.numbers / of:.1%}") for r in shown]
+            listed: list[tuple[object, ...]] = [
+                (r.name, shape_text(r.shape), r.layers, r.numbers, f"{r.numbers / of:.1%}") for r in shown
+            ]
             if len(self.roles) > len(shown):
                 rest = sum(role.numbers for role in self.roles[MOST_ROLES:])
                 more = len(self.roles) - len(shown)
@@ -219,8 +221,8 @@ def chance_note(found: Sequence[Alike]) -> str:
         return ""
     where = "No two blocks" if len(lists) == len(found) else f"In {run_text(lists, 4)} no two blocks"
     return (
-        f"{where} are more alike than independent random numbers. Before training that is always so, and means nothing: "
-        "load trained weights. After training it means that layers have to learn to share."
+        f"{where} are more alike than independent random numbers. Before training that is always so, and means "
+        "nothing: load trained weights. After training it means that layers have to learn to share."
     )
 
 

@@ -161,7 +161,7 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
         spec = Templates(max(1, round(min(depths) / rate)))
         if len(depths) > 1 and tie.stored is not None:  # as many numbers as tied layers, spread over all groups
             spec = Templates(budget=tie.stored)
-        mixed.append(_planned(model, "depth", f"layers mix templates, as small as rate {rate}", spec, None))
+        mixed.append(_planned(model, "depth", f"layers mix templates, about as small as rate {rate}", spec, None))
     return list({choice.code: choice for choice in (*ties.values(), *mixed)}.values())
 
 
@@ -172,14 +172,10 @@ def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:
         try:
             folds = plan_fold(model)
             off = f"; kernels are off their mean by up to {folds.error:.2g}" if folds.error else ", exactly"
-            each = counts.bytes // max(1, counts.stored)
-            numbers = (
-                sum(row.stored_before for row in folds.rows),
-                folds.stored_after,
-                *[folds.stored_after * each] * 2,
-            )
+            size = folds.stored_after * (counts.bytes // max(1, counts.stored))
+            reads = sum(row.stored_before for row in folds.rows)
             call = "ws.fold(model, float('inf'))" if folds.error else "ws.fold(model)"
-            found.append(Choice("space", f"fold local layers{off}", call, None, *numbers))
+            found.append(Choice("space", f"fold local layers{off}", call, None, reads, folds.stored_after, size, size))
         except SharingError as error:
             found.append(Choice("space", "fold local layers", "ws.fold(model)", refused=str(error)))
     if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):

@@ -10,12 +10,12 @@ from torch import nn
 
 from tests.support import state
 from tests.zoo import ZOO, Case, chain, lazy, parametrized, tied_embedding, used_twice
+import weightshare as ws
 from weightshare.analysis.example import example_for
 from weightshare.analysis.inspecting import inspect
 from weightshare.analysis.inspection import Inspection
 from weightshare.analysis.outlook import pattern
 from weightshare.errors import SharingError, SpecError
-import weightshare as ws
 
 PLANNED = {"ws": ws}
 

@@ -1,4 +1,4 @@
-"""The page of an inspection: self-contained, escaped, with a picture for each list of blocks, and right in a browser."""
+"""The page of an inspection: self-contained, escaped, with pictures, and right in a browser."""
 
 from pathlib import Path
 import re
