@@ -1,0 +1,60 @@
+"""Share the layers of a BERT, and let it learn from what it was: from its logits and hidden states, without labels."""
+
+from collections import Counter
+import copy
+from pydoc_data.topics import topics  # the language reference, which comes with Python
+import re
+
+import torch
+from torch.nn.functional import cross_entropy
+
+import weightshare as ws
+from weightshare.models.by_name import mend_torchvision
+from weightshare.models.pretrained import from_pretrained, save_pretrained
+from weightshare.training.distil import hidden_loss, logits_loss
+
+mend_torchvision()  # only where torch is a CPU build and torchvision is not
+from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
+
+torch.manual_seed(0)
+NAMES, LENGTH = ("debugger", "import", "string-methods", "formatstrings", "compound", "types"), 16
+texts = [re.findall(r"\w+|[^\w\s]", topics[name].lower())[:6000] for name in NAMES]
+known = {word: 1 + rank for rank, (word, _) in enumerate(Counter(sum(texts, [])).most_common(999))}  # 0: any other
+pieces = [(text[at : at + LENGTH], label) for label, text in enumerate(texts) for at in range(0, len(text) - LENGTH, LENGTH)]
+tokens = torch.tensor([[known.get(word, 0) for word in piece] for piece, _ in pieces])
+labels = torch.tensor([label for _, label in pieces])
+order = torch.randperm(len(tokens))
+train, test = order[:-300], order[-300:]
+
+
+def accuracy(model):
+    with torch.no_grad():
+        return (model.eval()(tokens[test]).logits.argmax(1) == labels[test]).float().mean()
+
+
+def fit(model, epochs, loss):
+    optimizer = torch.optim.AdamW(ws.param_groups(model, weight_decay=0.01), lr=1e-3)
+    for _ in range(epochs):
+        for batch in train[torch.randperm(len(train))].split(64):
+            loss(model.train(), batch).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def from_teacher(model, batch):
+    with torch.no_grad():
+        wanted = bert.eval()(tokens[batch], output_hidden_states=True)
+    found = model(tokens[batch], output_hidden_states=True)
+    return logits_loss(found.logits, wanted.logits) + hidden_loss(found.hidden_states, wanted.hidden_states)
+
+
+sizes = {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 96}
+bert = BertForSequenceClassification(BertConfig(vocab_size=1000, num_labels=6, max_position_embeddings=LENGTH, **sizes))
+fit(bert, 6, lambda model, batch: cross_entropy(model(tokens[batch]).logits, labels[batch]))
+print(f"unshared: {accuracy(bert):.1%}")
+shared = copy.deepcopy(bert)
+print(ws.share_(shared, ws.Tie(rate=3), where=["bert.encoder.layer.*", "!*LayerNorm*"]))  # each slot the first reader's
+print(f"shared: {accuracy(shared):.1%}")
+fit(shared, 4, from_teacher)
+print(f"distilled: {accuracy(shared):.1%}, {save_pretrained(shared, 'shared'):,} bytes")
+print("read again:", torch.equal(from_pretrained("shared").eval()(tokens[test]).logits, shared(tokens[test]).logits))
