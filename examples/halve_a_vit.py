@@ -26,7 +26,7 @@ def fit(model, epochs, loss):
     optimizer = torch.optim.AdamW(ws.param_groups(model, weight_decay=0.05), lr=2e-3)
     for _ in range(epochs):
         model.train()
-        for batch in train[torch.randperm(len(train))].split(128):
+        for batch in train[torch.randperm(len(train))].split(64):
             loss(model, batch).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -42,15 +42,15 @@ def from_teacher(model, batch):
     return logits_loss(model(images[batch]), wanted)
 
 
-sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6, "num_heads": 3}
+sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 48, "depth": 6, "num_heads": 3}
 vit = build("timm:vit_tiny_patch16_224", in_channels=1, classes=10, **sizes)  # or your own, pretrained
-fit(vit, 12, from_labels)
+fit(vit, 15, from_labels)
 print(f"trained: {accuracy(vit):.1%}")
 
 halved = copy.deepcopy(vit)
 print(ws.share_(halved, ws.Tie(rate=2, fuse=ws.mean), where=["blocks.*", "!*norm*"]))
 print(f"fused: {accuracy(halved):.1%}")
-fit(halved, 6, from_teacher)
+fit(halved, 8, from_teacher)
 print(f"distilled: {accuracy(halved):.1%}")
 
 small = ws.fold(halved)

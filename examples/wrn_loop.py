@@ -22,6 +22,7 @@ def accuracy(model):
 
 def fit(model, epochs, lr, attach=lambda optimizer: None):
     optimizer = torch.optim.SGD(ws.param_groups(model, weight_decay=5e-4), lr=lr, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     attach(optimizer)
     for _ in range(epochs):
         model.train()
@@ -29,12 +30,13 @@ def fit(model, epochs, lr, attach=lambda optimizer: None):
             cross_entropy(model(images[batch]), labels[batch]).backward()
             optimizer.step()
             optimizer.zero_grad()
+        schedule.step()
 
 
 net = ws.models.wrn(22, 1, in_channels=1)
 repeated = ["layer*.conv*", "!layer*.0.*"]  # the first block of each stage has shapes of its own
 print(ws.share_(net, ws.Templates(4), where=repeated))
-fit(net, 5, lr=0.1, attach=lambda optimizer: SimilarityPenalty(strength=1.0).attach_(optimizer, net))
+fit(net, 6, lr=0.1, attach=lambda optimizer: SimilarityPenalty(strength=1.0).attach_(optimizer, net))
 print(f"trained: {accuracy(net):.1%}")
 
 loops = plan_loops(net, threshold=0.95, batches=[images[train[:256]]])
@@ -44,4 +46,3 @@ print(f"folded: {accuracy(small):.1%}")
 fit(small, 2, lr=0.02)
 print(f"trained on: {accuracy(small):.1%}")
 print(f"{ws.save(ws.fold(net), 'net.safetensors'):,} bytes without loops, {ws.save(small, 'small.safetensors'):,} with")
-print(small.layer1)
