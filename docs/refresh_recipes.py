@@ -39,10 +39,11 @@ def run(example: Path, folder: Path) -> str:
     """
     several = PROCESSES.get(example.stem)
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(several)] if several else []
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "error", *launcher, str(example)],
         cwd=folder,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | ({"PYTHONWARNINGS": "error"} if several else {}),
+        env=environment | ({"PYTHONWARNINGS": "error"} if several else {}),  # for those that torchrun starts, too
         capture_output=True,
         text=True,
         timeout=SECONDS,

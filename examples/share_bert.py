@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification  # noqa: E402
 torch.manual_seed(0)
 NAMES, LENGTH = ("debugger", "specialnames", "string-methods", "compound"), 24
 texts = [re.findall(r"\w+", topics[name].lower())[:7000] for name in NAMES]
-known = {word: 1 + rank for rank, (word, _) in enumerate(Counter(sum(texts, [])).most_common(999))}  # 0: any other
+known = {w: 1 + at for at, (w, _) in enumerate(Counter(w for text in texts for w in text).most_common(999))}  # or 0
 coded = [torch.tensor([known.get(word, 0) for word in text]) for text in texts]
 train, test = ([rows[at].unfold(0, LENGTH, LENGTH // 3) for rows in coded] for at in (slice(800, None), slice(800)))
 tokens = torch.cat(train + test)
@@ -44,18 +44,17 @@ def fit(model, epochs, loss):
 def from_teacher(model, batch):
     with torch.no_grad():
         wanted = bert.eval()(tokens[batch], output_hidden_states=True)
-    found = model(tokens[batch], output_hidden_states=True)
-    return logits_loss(found.logits, wanted.logits) + hidden_loss(found.hidden_states, wanted.hidden_states)
+    got = model(tokens[batch], output_hidden_states=True)
+    return logits_loss(got.logits, wanted.logits) + hidden_loss(got.hidden_states, wanted.hidden_states)
 
 
 sizes = {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 96}
-words = {"vocab_size": 1000, "max_position_embeddings": LENGTH, "num_labels": len(NAMES), "initializer_range": 0.1, "hidden_dropout_prob": 0.0}
-bert = BertForSequenceClassification(BertConfig(**sizes, **words))  # or from_pretrained of transformers
+others = {"vocab_size": 1000, "num_labels": len(NAMES), "initializer_range": 0.1, "hidden_dropout_prob": 0.0}
+bert = BertForSequenceClassification(BertConfig(**sizes, **others))  # or one that is pretrained
 fit(bert, 3, lambda model, batch: cross_entropy(model(tokens[batch]).logits, labels[batch]))
-print(f"unshared: {accuracy(bert):.1%}")
 shared = copy.deepcopy(bert)
 print(ws.share_(shared, ws.Tie(rate=3), where=["bert.encoder.layer.*", "!*LayerNorm*"]))  # each slot the first reader's
-print(f"shared: {accuracy(shared):.1%}")
+print(f"unshared: {accuracy(bert):.1%}\nshared: {accuracy(shared):.1%}")
 fit(shared, 2, from_teacher)
 print(f"distilled: {accuracy(shared):.1%}, {save_pretrained(shared, 'shared'):,} bytes")
 print("read again:", torch.equal(from_pretrained("shared").eval()(tokens[test]).logits, shared(tokens[test]).logits))

@@ -92,7 +92,7 @@ def check_halve_a_vit(printed: str, folder: Path) -> None:
 
 
 def check_local_cnn(printed: str, folder: Path) -> None:
-    """Local networks store more, know nothing of moved digits unless they sleep, and fold into the convolution's size."""
+    """Local networks store more, know nothing of moved digits unless they sleep, and fold into convolutions."""
     before, after = planned(printed)
     assert after > 10 * before
     rows = re.findall(r"^(.+): ([\d.]+)% where it was trained, ([\d.]+)% moved$", printed, re.MULTILINE)
@@ -108,7 +108,7 @@ def check_local_cnn(printed: str, folder: Path) -> None:
 
 
 def check_cluster_mlp(printed: str, folder: Path) -> None:
-    """Sixteen values cost next to nothing, fewer cost more until they are trained, and files are small by so many bits."""
+    """Sixteen values cost next to nothing, two cost more until they are trained, and files are as small as labels."""
     dense, size = percent("^dense: ", printed), number(r"^dense: .* ([\d,]+) bytes$", printed)
     rows = re.findall(r"^(\d+) values: ([\d.]+)%, trained on ([\d.]+)%, ([\d,]+) bytes$", printed, re.MULTILINE)
     clustered = {int(clusters): (float(before), float(after)) for clusters, before, after, _ in rows}
