@@ -17,7 +17,7 @@ SHOWN = re.compile(r"^```py\n(?P<code>.*?)^```\n\n```text\n(?P<printed>.*?)^```\
 """`py` and not `python`: the blocks of tutorials are run where they stand, an example as a script of its own."""
 PROCESSES = {"eight_gpus": 2}
 """Of the examples that torchrun starts, how many run here."""
-SECONDS = 400  # some seconds on an idle core, minutes on a busy one
+SECONDS = 1200  # seconds on an idle core, minutes on a busy one
 
 
 def shown(page: str) -> tuple[str, str]:
