@@ -70,8 +70,8 @@ class Local:
         positions: Along each axis.
         kernel: Numbers of one kernel.
         modules: Classes of positions that would share during sleep.
-        noise_within: Inverse signal-to-noise ratio of the kernels within modules: 0 where they are equal to the bit, and
-            where every module is one position, of which the table says nothing.
+        noise_within: Inverse signal-to-noise ratio of the kernels within modules: 0 where they are equal to the bit;
+            also where every module is one position, and then the table gives none.
         noise_over: The same over all positions; 0 is a convolution.
     """
 
