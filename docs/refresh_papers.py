@@ -179,9 +179,9 @@ def filled(page: str, paper: str) -> str:
 
 
 def pictures() -> None:
-    """Draw the picture of each table that has one, from the largest scale of which all cells are there."""
+    """Draw the picture of each table that has one, from the largest scale of which cells are there; a section says how many."""
     for name, state in _states().items():
-        drawn = [part for part in parts(name) if part.kept.found and part.made == state.cells]
+        drawn = [part for part in parts(name) if part.kept.found]
         if state.table.paper in PAPERS and state.table.picture is not None and drawn:
             (RESULTS / name).mkdir(parents=True, exist_ok=True)
             save_png(state.table.picture(drawn[0].kept.found), RESULTS / name / "picture.png")
