@@ -17,6 +17,8 @@ PICTURES = {".png", ".svg", ".jpg", ".gif"}
 SHOWN = {".py": "python", ".json": "json", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", "": "text", ".txt": "text"}
 MOST_SHOWN = 200_000
 """Characters of a file that is shown whole; the site has no use for more."""
+HEAD = "---\nsearch:\n  exclude: true\nhide:\n  - navigation\n  - toc\n---\n\n"
+"""Of a page that shows a file: it is found by links alone."""
 LINK = re.compile(r'(\]\(|\bsrc="|\bhref=")([^)\s"#:]+)(?=[)\s"#])')
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 
@@ -60,17 +62,17 @@ def _shown(config: MkDocsConfig, root: Path, target: str) -> File:
     uri = _place(target)
     if path.suffix in PICTURES:
         return File.generated(config, uri, abs_src_path=str(path))
-    hidden = "---\nsearch:\n  exclude: true\n---\n\n" if target not in ("CHANGELOG.md", "CONTRIBUTING.md") else ""
+    beside = "" if target in ("CHANGELOG.md", "CONTRIBUTING.md") else HEAD
     if path.is_dir():
         names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir() if child.name != "__pycache__")
         content = f"# {target}/\n\n" + "\n".join(f"- `{name}`" for name in names)
     elif path.suffix == ".md":
-        return File.generated(config, uri, content=hidden + path.read_text(encoding="utf-8"))
+        return File.generated(config, uri, content=beside + path.read_text(encoding="utf-8"))
     else:
         text = path.read_text(encoding="utf-8")
         text = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "\n… (cut here)\n"
         content = f"# {target}\n\n~~~~~{SHOWN.get(path.suffix, 'text')}\n{text}\n~~~~~\n"
-    return File.generated(config, uri, content=hidden + content)
+    return File.generated(config, uri, content=beside + content)
 
 
 def _place(target: str) -> str:
