@@ -179,7 +179,7 @@ def filled(page: str, paper: str) -> str:
 
 
 def pictures() -> None:
-    """Draw the picture of each table that has one, from the largest scale of which cells are there; a section says how many."""
+    """Draw the picture of each table that has one, from the largest scale of which there are cells."""
     for name, state in _states().items():
         drawn = [part for part in parts(name) if part.kept.found]
         if state.table.paper in PAPERS and state.table.picture is not None and drawn:
