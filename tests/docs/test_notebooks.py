@@ -18,7 +18,6 @@ def page(name):
 
 @pytest.fixture(scope="module")
 def maker():
-    pytest.importorskip("jupytext", reason="pip install '.[docs]'")
     return runpy.run_path(str(ROOT / "docs" / "make_notebooks.py"))
 
 
@@ -43,7 +42,8 @@ def test_its_links_lead_to_files(name, maker):
 @pytest.mark.filterwarnings("default")  # those of Jupyter itself
 @every_notebook
 def test_it_runs_and_prints_what_it_shows(name, maker, tmp_path):
-    nbclient = pytest.importorskip("nbclient", reason="pip install '.[docs]'")
+    import nbclient
+
     made = maker["notebook"](page(name))
     said = [cell.outputs for cell in made.cells if cell.cell_type == "code"]
     nbclient.NotebookClient(made, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
