@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from weightshare.kernels import on
 from weightshare.values import check
@@ -27,8 +28,17 @@ def solve(
         label: Number the clusters; otherwise the second tensor is empty, and a backward pass has to solve once more.
     """
     masses = None if masses is None else masses.reshape(-1)
+    if not _watched(flat):  # all that torch does around a function takes as long as a thousand weights
+        return _Sticky.forward(flat, masses, bounds, step, label)
     z, labels = _Sticky.apply(flat, masses, bounds, step, label)  # pyright: ignore[reportGeneralTypeIssues]
     return z, labels
+
+
+def _watched(flat: Tensor) -> bool:
+    """Whether gradients, a transform of torch.func, forward-mode derivatives or a compiler follow what is computed."""
+    recorded = flat.requires_grad and torch.is_grad_enabled()
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return recorded or transformed or torch.compiler.is_compiling()
 
 
 def sort(flat: Tensor, bounds: Tensor, what: str) -> tuple[Tensor, Tensor]:
