@@ -8,10 +8,12 @@ is taken within the round: whatever else the machine does slows all of them.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import ctypes
 from dataclasses import dataclass, field
 import gc
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 import json
 import math
@@ -31,6 +33,11 @@ CONTESTS = (
     *("local", "sleep", "proximal", "rows", "gradient", "penalty", "filters", "chain", "regression"),
     *("templates", "ties", "codebook", "lookup", "files", "counting"),
 )
+RIVALS = (
+    *("cvxpy", "clarabel", "scs", "coremltools", "flax", "jax", "tensorflow", "tf_keras", "torchao", "torchinfo"),
+    *("torchisotonic", "webdataset", "x-transformers"),
+)
+"""Packages of rivals, whose versions are kept with the results."""
 LEAST, BUDGET, ROUNDS = 0.01, {True: 4.0, False: 1.2}, (3, 15)
 """Seconds that one measurement takes at least; seconds for each way at a shown size, and at another; rounds."""
 CLOSE = 0.05
@@ -117,6 +124,15 @@ class Contest:
 def contest(name: str) -> Contest:
     """By the name of its module."""
     return import_module(f"benchmarks.contests.{name}").CONTEST
+
+
+def versions() -> dict[str, str]:
+    """Of the rivals that are installed."""
+    found = {}
+    for package in RIVALS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def threads() -> int:
@@ -248,7 +264,7 @@ def compare(name: str) -> dict[str, Any]:
     for one in running.values():
         one.answer()  # it has loaded what it needs
     try:
-        for size in held.sizes:
+        for size in (held.tiny,) if TINY else held.sizes:
             taking = [key for key, way in present.items() if way.least <= size <= way.most]
             for key in taking:
                 found[key][str(size)] = running[key].ask("prepare", size)

@@ -1,7 +1,9 @@
 """Writing a model of shared weights to a file and reading it back, against what else writes models."""
 
 from pathlib import Path
+import shutil
 import tempfile
+import weakref
 
 import safetensors.torch
 import torch
@@ -37,18 +39,15 @@ def task(write, read, by_hand: bool = True):
         net, blank = network(width, by_hand), network(width, by_hand)
         for tensor in blank.parameters():
             tensor.data.zero_()
-        folder = tempfile.TemporaryDirectory()
-        path = Path(folder.name) / "model"
+        folder = tempfile.mkdtemp()
+        path = Path(folder) / "model"
 
         def run() -> None:
             write(net, path)
             read(path, blank)
 
-        def result() -> list[Tensor]:
-            assert folder.name  # it lives as long as this
-            return [layer.weight.detach() for layer in blank]
-
-        return Task(run, result, lambda: path.stat().st_size)
+        weakref.finalize(run, shutil.rmtree, folder)
+        return Task(run, lambda: [layer.weight.detach() for layer in blank], lambda: path.stat().st_size)
 
     return make
 

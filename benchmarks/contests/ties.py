@@ -27,6 +27,7 @@ def passes(net: nn.Module) -> Task:
     return Task(run, lambda: out[0].detach(), lambda: ws.report(net).stored)
 
 
+@torch.no_grad()
 def error(depth: int, found: Tensor) -> float:
     net = nn.Sequential(*[network(1)[0]] * depth).double()
     x = torch.randn(BATCH, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1)).double()
