@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow contract lint bench docs docs-serve clean
+.PHONY: demo test test-slow contract lint bench bench-trainings docs docs-serve clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that nothing that depends on it picks another build.
@@ -40,8 +40,21 @@ lint: $(VENV)/.dev  ## Style, types and the import contract
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev  ## Benchmarks: ratios against a rival in the same run
-	$(BIN)/python -m pytest -o addopts= -s --benchmark-quiet benchmarks
+# The rivals have an environment of their own: they bring JAX and TensorFlow, which others would then load too.
+$(VENV)-bench/.bench: pyproject.toml constraints.txt
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt torch
+	$(VENV)-bench/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+MEASURE = $(VENV)-bench/bin/python -m pytest -o addopts= -s --benchmark-quiet --results results/benchmarks
+TRAININGS = benchmarks/test_resnet20.py benchmarks/test_training.py benchmarks/test_loading.py
+
+bench: $(VENV)-bench/.bench  ## Benchmarks: ratios against every rival in the same run
+	$(MEASURE) $(filter-out $(TRAININGS),$(wildcard benchmarks/test_*.py))
+
+bench-trainings: $(VENV)-bench/.bench  ## The same of loaders and whole trainings
+	$(MEASURE) $(TRAININGS)
 
 docs: $(VENV)/.docs  ## The documentation site, in site-docs/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -50,4 +63,4 @@ docs-serve: $(VENV)/.docs  ## The same on http://127.0.0.1:8000, made again when
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:
-	rm -rf $(VENV) dist site-docs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench dist site-docs .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,9 @@
 """Two callables measured in turn, so that whatever else the machine does slows both.
 
-`--results FILE` writes the ratios and the machine as JSON; what is in the file already and was not measured stays.
+`--results PATH` writes the ratios and the machine as JSON; what is in a file already and was not measured stays. A path
+that ends in `.json` is one file; any other is a folder with a file for each `RESULTS` that the benchmarks name.
+
+With `WEIGHTSHARE_BENCHMARKS=tiny` everything runs once on sizes that say nothing about time, and no ratio is expected.
 """
 
 import json
@@ -10,11 +13,13 @@ import time
 
 import pytest
 
+from benchmarks.contest import TINY, versions
+
 MEASURED = pytest.StashKey[dict]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--results", type=Path, help="write ratios and the machine to this JSON file")
+    parser.addoption("--results", type=Path, help="write ratios and the machine to this JSON file, or to this folder")
 
 
 def pytest_configure(config):
@@ -27,9 +32,11 @@ def pytest_sessionfinish(session):
         return
     from weightshare.training.environment import environment
 
-    before = json.loads(path.read_text())["ratios"] if path.is_file() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), "ratios": before | measured}, indent=1) + "\n")
+    for name, found in measured.items():
+        file = path if path.suffix == ".json" else path / f"{name}.json"
+        before = json.loads(file.read_text())["ratios"] if file.is_file() else {}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"environment": environment() | {"rivals": versions()}, "ratios": before | found}, indent=1) + "\n")
 
 
 def paired(ours, rival, rounds):
@@ -47,28 +54,38 @@ def paired(ours, rival, rounds):
 
 
 @pytest.fixture
-def against(benchmark, request):
-    """Measure two callables in turn, and put the ratio into the table and the JSON of the run."""
+def keep(benchmark, request):
+    """Put numbers under the name of the benchmark into the JSON of the run."""
 
-    def measure(ours, rival, rounds):
-        ratio, (ours_s, rival_s) = benchmark.pedantic(paired, (ours, rival, rounds), rounds=1)
-        benchmark.extra_info.update(ratio=ratio, ours_seconds=ours_s, rival_seconds=rival_s)
-        found = {"ratio": round(ratio, 4), "ours_seconds": round(ours_s, 6), "rival_seconds": round(rival_s, 6)}
-        request.config.stash[MEASURED][benchmark.name] = found
+    def put(numbers):
+        benchmark.extra_info.update(numbers)
+        file = getattr(request.module, "RESULTS", request.module.__name__)
+        request.config.stash[MEASURED].setdefault(file, {})[benchmark.name] = numbers
+
+    return put
+
+
+@pytest.fixture
+def against(benchmark, keep):
+    """Measure two callables in turn, keep the ratio, and expect it within limits where there are any."""
+
+    def measure(ours, rival, rounds, at_most=float("inf")):
+        ratio, (ours_s, rival_s) = benchmark.pedantic(paired, (ours, rival, 1 if TINY else rounds), rounds=1)
+        keep({"ratio": round(ratio, 4), "ours_seconds": round(ours_s, 6), "rival_seconds": round(rival_s, 6)})
         print(f"\n{benchmark.name}: ours {ours_s:.4f} s, rival {rival_s:.4f} s, ratio {ratio:.3f}")
+        assert TINY or 0 < ratio <= at_most
         return ratio
 
     return measure
 
 
 @pytest.fixture
-def measured(benchmark, request):
-    """Put numbers that are no times into the JSON of the run, under the name of the benchmark."""
+def measured(benchmark, keep):
+    """Keep numbers that are no times."""
 
-    def keep(**numbers):
+    def put(**numbers):
         benchmark.pedantic(lambda: None, rounds=1)
-        benchmark.extra_info.update(numbers)
-        request.config.stash[MEASURED][benchmark.name] = numbers
+        keep(numbers)
         print(f"\n{benchmark.name}: {numbers}")
 
-    return keep
+    return put

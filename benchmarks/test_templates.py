@@ -19,10 +19,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.contest import TINY
 import weightshare as ws
 from weightshare.depth.templates import TemplateBank
 
-LAYERS, CHANNELS, BATCH = 6, 640, 32
+RESULTS = "templates"
+LAYERS, CHANNELS, BATCH = (6, 5, 2) if TINY else (6, 640, 32)
 ROOT = Path(__file__).parents[1]
 
 
@@ -54,12 +56,12 @@ def test_generating_over_layer_by_layer(templates, backward, against):
 
         return made
 
-    assert against(run(TemplateBank.make), run(one_by_one), rounds=11) < 1 / 1.5
+    against(run(TemplateBank.make), run(one_by_one), rounds=11, at_most=1 / 1.5)
 
 
 def network(name):
     torch.manual_seed(0)
-    return ws.models.build({"ours": "swrn:28/10/2", "rival": "wrn:28/10"}[name])
+    return ws.models.build({"ours": "swrn:28/1/2" if TINY else "swrn:28/10/2", "rival": "wrn:28/1" if TINY else "wrn:28/10"}[name])
 
 
 def steps(model, batch=BATCH):
@@ -84,7 +86,7 @@ def held_bytes(model, optimizer):
 
 def test_a_step_over_the_unshared_network(against):
     ours, rival = (steps(network(name)) for name in ("ours", "rival"))
-    assert against(ours, rival, rounds=11) <= 1.05
+    against(ours, rival, rounds=11, at_most=1.05)
 
 
 PEAK = """
@@ -120,4 +122,4 @@ def test_memory_over_the_unshared_network(measured):
         ours_peak_bytes=ours_peak,
         rival_peak_bytes=rival_peak,
     )
-    assert ours <= 0.6 * rival
+    assert TINY or ours <= 0.6 * rival

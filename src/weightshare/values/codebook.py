@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from weightshare.decoding import MOST_CLUSTERS, Clusters, Decoding, refuse_labels, sort_out, unreadable, wide
 from weightshare.errors import ModelChanged, SpecError
+from weightshare.kernels import followed, on
 from weightshare.sharing import Assignment, Group, LeftOut
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import in_norm
@@ -220,15 +221,9 @@ class _Read(torch.autograd.Function):
 
 
 def by_cluster(numbers: Tensor, index: Tensor, clusters: int) -> Tensor:
-    """The sum of the numbers of each label, `(clusters,)`, in float32 or wider.
-
-    Summed in rows first: one long sum would round more, and on a GPU all threads would wait for few numbers.
-    """
-    flat = wide(numbers.reshape(-1))
-    rows = max(1, min(4096, len(flat) // (8 * clusters)))
-    row = torch.arange(len(flat), dtype=torch.int32, device=flat.device) % rows
-    sums = flat.new_zeros(rows * clusters).index_add(0, row * clusters + index.reshape(-1), flat)
-    return sums.view(rows, clusters).sum(0)
+    """The sum of the numbers of each label, `(clusters,)`, in float32 or wider."""
+    flat, labels = wide(numbers.reshape(-1)), index.reshape(-1)
+    return on(None if followed(flat, labels) else flat.device).by_label(flat, labels, clusters)
 
 
 def _unfit(site: Site) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weightshare.kernels import on
+from weightshare.kernels import followed, on
 from weightshare.values import check
 
 
@@ -27,6 +27,8 @@ def solve(
         label: Number the clusters; otherwise the second tensor is empty, and a backward pass has to solve once more.
     """
     masses = None if masses is None else masses.reshape(-1)
+    if not followed(flat):  # all that torch does around a function takes as long as a thousand weights
+        return _Sticky.forward(flat, masses, bounds, step, label)
     z, labels = _Sticky.apply(flat, masses, bounds, step, label)  # pyright: ignore[reportGeneralTypeIssues]
     return z, labels
 
@@ -111,7 +113,10 @@ def _sums(values: Tensor, labels: Tensor) -> Tensor:
 def slopes(flat: Tensor, masses: Tensor | None, bounds: Tensor, what: str) -> Tensor:
     """The mean rank of each particle's value, from −1 to 1, times its mass: (n), float64, without gradient."""
     masses = None if masses is None else masses.reshape(-1)
-    return _Slopes.apply(flat.detach(), masses, bounds, what)  # pyright: ignore[reportReturnType]
+    flat = flat.detach()
+    if not followed(flat):
+        return _Slopes.forward(flat, masses, bounds, what)
+    return _Slopes.apply(flat, masses, bounds, what)  # pyright: ignore[reportReturnType]
 
 
 class _Slopes(torch.autograd.Function):

@@ -87,6 +87,45 @@ def test_spread(backend):
 
 
 @BY_BACKEND
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("labels", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_sums_by_label(backend, labels, dtype):
+    flat = numbers(2011, dtype)
+    at = torch.arange(2011).mul(7).remainder(11).to(labels)  # of 13 labels two have no number
+    wanted = torch.stack([flat[at == label].double().sum() for label in range(13)])
+    found = backend.by_label(flat, at, 13)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-5)
+    strided = torch.stack([flat, at.to(dtype)], 1)
+    torch.testing.assert_close(backend.by_label(strided[:, 0], at, 13), found)
+
+
+@BY_BACKEND
+def test_a_label_that_points_nowhere_is_an_error(backend):
+    with pytest.raises((IndexError, RuntimeError), match=r"(?i)index|label"):
+        backend.by_label(torch.ones(3), torch.tensor([0, 9, 1]), 2)
+
+
+def test_what_follows_a_tensor():
+    plain_one, leaf = torch.ones(2), torch.ones(2, requires_grad=True)
+    assert not kernels.followed(plain_one)
+    assert kernels.followed(plain_one, leaf)
+    with torch.no_grad():
+        assert not kernels.followed(leaf)
+    with torch.autograd.forward_ad.dual_level():
+        assert kernels.followed(plain_one)
+    inside = []
+    torch.vmap(lambda x: inside.append(kernels.followed(x)) or x)(plain_one)
+    assert inside == [True]
+    assert torch.equal(torch.compile(lambda x: x * (2 if kernels.followed(x) else 3), backend="eager")(plain_one), 2 * plain_one)
+
+    class Own(torch.Tensor):
+        pass
+
+    assert kernels.followed(plain_one.as_subclass(Own))
+
+
+@BY_BACKEND
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("n", [1, 101, 5_003])
 def test_count(backend, split, n):
