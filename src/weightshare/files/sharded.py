@@ -126,7 +126,7 @@ def load_sharded(
         raise FileError(f"'{folder}' is damaged: its file '{wrong[0]}' is not as it was written.")
     try:
         _quietly(lambda **alone: _dcp().load(tensors, storage_reader=reader_of(str(folder)), **alone))
-    except Exception as error:
+    except (Exception, _dcp().CheckpointException) as error:  # the latter is torch's own, and no `Exception`
         raise FileError(f"Cannot read '{folder}': {error}") from error
     if optimizer is not None:
         innermost(optimizer).load_state_dict(state)

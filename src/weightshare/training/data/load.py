@@ -43,6 +43,8 @@ def load_data(name: str, data_dir: str | Path | None = None, size: int | None = 
         >>> len(digits.train), len(digits.test), tuple(digits.example.shape)
         (1437, 360, (1, 1, 8, 8))
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"data={name!r} is a {type(name).__name__}, need the name of a set or a path.")
     if size is not None and (type(size) is not int or size < 1):
         raise ConfigError(f"size={size!r}: need a whole number of pixels, 1 or more.")
     if name in SETS:
@@ -53,7 +55,7 @@ def load_data(name: str, data_dir: str | Path | None = None, size: int | None = 
         return disk_folder(Path(name), size)
     if os.sep in name or "/" in name:
         raise ConfigError(f"data={name!r}: there is no such folder, and the name does not end in .npz.")
-    near = get_close_matches(name, SETS, n=1, cutoff=0.0)[0]
+    near = get_close_matches(name[:80], SETS, n=1, cutoff=0.0)[0]
     raise ConfigError(
         f"data={name!r} is not known: did you mean {near!r}? Known: {', '.join(SETS)}, "
         "a path that ends in .npz, a folder of images or of shards."
