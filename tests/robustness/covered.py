@@ -20,7 +20,10 @@ from tests.robustness import record
 from tests.support import ROOT
 
 FOLDERS = (
-    *(f"tests/unit/{name}" for name in ("surgery", "sharing", "verbs", "depth", "space", "values", "kernels", "optimizer")),
+    *(
+        f"tests/unit/{name}"
+        for name in ("surgery", "sharing", "verbs", "depth", "space", "values", "kernels", "optimizer")
+    ),
     *("tests/unit/files", "tests/equations", "tests/properties", "tests/contract", "tests/robustness"),
 )
 """Tests of the core; with them the files that lie in tests/unit itself."""

@@ -86,7 +86,9 @@ def _own(drawn: random.Random) -> str:
 
 
 def _spread(drawn: random.Random) -> str:
-    return drawn.choice(["", "", "", "", ", spread=topology.front", ", spread=topology.middle", ", spread=topology.back"])
+    return drawn.choice(
+        ["", "", "", "", ", spread=topology.front", ", spread=topology.middle", ", spread=topology.back"]
+    )
 
 
 def _templates(drawn: random.Random) -> str:
@@ -185,6 +187,12 @@ KINDS: Mapping[str, tuple[Draw, Callable[[View], Any]]] = {
 }
 """Each kind of line: how it is drawn, and when it can be."""
 WEIGHTS: Mapping[str, float] = {
-    **{"share": 12, "planned elsewhere": 6, "train": 4, "unshare": 1, "fold": 1.5, "refused": 1},
-    **{"retie": 3, "two values": 3},
+    "share": 12,
+    "planned elsewhere": 6,
+    "train": 4,
+    "unshare": 1,
+    "fold": 1.5,
+    "refused": 1,
+    "retie": 3,
+    "two values": 3,
 }

@@ -19,7 +19,6 @@ import tempfile
 import time
 from typing import Any
 
-
 EVERY = 5.0
 """Seconds after which a process tells what it has found: libFuzzer ends it without a word."""
 INSTRUMENTED = "weightshare"

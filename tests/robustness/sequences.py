@@ -40,11 +40,20 @@ MAY_BE_REFUSED = {
     "fold": "Kernels of .* local layers? differ",
 }
 """Kinds of lines that an error of ours may end, and what it has to say. The model must be as it was."""
-KEEP_OUTPUTS = {*("stopped", "refused", "unshare", "fold", "copy", "file", "damaged file", "state", "retie"), "two values"}
+KEEP_OUTPUTS = {
+    *("stopped", "refused", "unshare", "fold", "copy", "file", "damaged file", "state", "retie"),
+    "two values",
+}
 """Kinds after which the model computes the same: to the last bit, but for plans on what another plan's bank stores."""
 NAMES: dict[str, Any] = {
     **{name: value for name, value in vars(acts).items() if not name.startswith("_")},
-    **{"ws": ws, "zoo": zoo, "torch": torch, "nn": nn, "topology": topology, "LoRA": LoRA, "Scale": Scale},
+    "ws": ws,
+    "zoo": zoo,
+    "torch": torch,
+    "nn": nn,
+    "topology": topology,
+    "LoRA": LoRA,
+    "Scale": Scale,
 }
 """What lines can name."""
 SCRIPT = """\

@@ -7,7 +7,7 @@ import io
 import os
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -93,7 +93,7 @@ class Sweeps(Parser):
     """Plans of sweeps: every run of them."""
 
     form = "text"
-    values: Any = {
+    values: ClassVar[dict[str, Any]] = {
         "base": {"model": "convmixer:8/2/2/3", "train": {"epochs": 2}},
         "grid": {"train.lr": [0.01, "1e-3"], "seed": [0, 1]},
         "samples": {"count": 3, "ranges": {"train.weight_decay": {"low": 0.001, "high": 0.1, "scale": "log"}}},
@@ -211,7 +211,12 @@ class CommandLines(Parser):
         self.written(yaml.safe_dump(Sweeps.values).encode(), "sweep.yaml")
         self.written(b"train.epochs: 1\n", "d.yaml")
         arguments = text_of(content).split("\n")
-        with inside(self.folder), _nothing_begun(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as told:
+        with (
+            inside(self.folder),
+            _nothing_begun(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()) as told,
+        ):
             try:
                 main(arguments)
             except SystemExit as stop:
