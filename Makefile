@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow contract lint bench clean
+.PHONY: demo test test-slow contract lint bench soak fuzz leaks coverage mutants clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that nothing that depends on it picks another build.
@@ -38,6 +38,29 @@ lint: $(VENV)/.dev  ## Style, types and the import contract
 
 bench: $(VENV)/.dev  ## Benchmarks: ratios against a rival in the same run
 	$(BIN)/python -m pytest -o addopts= -s --benchmark-quiet benchmarks
+
+SEQUENCES ?= 10000
+SECONDS ?= 60
+MUTANTS ?= 300
+
+$(VENV)/.robust: pyproject.toml constraints.txt | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[robust]'
+	touch $@
+
+soak: $(VENV)/.dev  ## Random sequences of verbs on the tests' networks; goes on where it was stopped
+	$(BIN)/python -m tests.robustness.soak --sequences $(SEQUENCES)
+
+fuzz: $(VENV)/.robust  ## Spoiled inputs for every parser, for so many seconds each
+	$(BIN)/python -m tests.robustness.fuzz --seconds $(SECONDS)
+
+leaks: $(VENV)/.dev  ## What grows over a thousand cycles
+	$(BIN)/python -m tests.robustness.leaks
+
+coverage: $(VENV)/.robust  ## Which lines of the core its tests run
+	$(BIN)/python -m tests.robustness.covered
+
+mutants: $(VENV)/.robust  ## Which changes of the code no test notices; goes on where it was stopped
+	$(BIN)/python -m tests.robustness.mutants --sample $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

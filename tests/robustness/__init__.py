@@ -2,8 +2,8 @@
 
 | module | command | question |
 |---|---|---|
-| `soak` (with `sequences`, `drawing`, `acts`) | `make soak` | do thousands of random sequences of verbs keep every promise? |
-| `fuzz` (with `parsers`, `mutations`) | `make fuzz` | does any text or file get anything but an error of ours out of a parser? |
+| `soak`; `sequences`, `drawing`, `acts` | `make soak` | do thousands of random sequences of verbs keep every promise? |
+| `fuzz`; `fuzzed`, `mutations`, `parsers` | `make fuzz` | does a parser let out anything but an error of ours? |
 | `leaks` | `make leaks` | does anything grow over a thousand cycles? |
 | `covered` | `make coverage` | which lines of the core do the tests of the core run? |
 | `mutants` | `make mutants` | which changes of the code does no test notice? |

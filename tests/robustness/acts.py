@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.contract.trial import copies, loss, numbers, set_parameter
-from tests.support import state
+from tests.support import bits, state
 from tests.zoo import Case
 import weightshare as ws
 from weightshare.errors import FileError, ModelChanged, SharingError
@@ -124,7 +124,7 @@ def reloaded(case: Case, assign: bool = False, emptied: bool = False, stored: bo
     if emptied:
         ws.retie_(case.model, compare=False)
     case.model.load_state_dict(entries, assign=assign)
-    assert numbers(case.model) == {name: numbers_of for name, numbers_of in _bits(entries).items()}
+    assert numbers(case.model) == {name: bits(tensor) for name, tensor in entries.items()}
 
 
 def retied(case: Case, path: str) -> None:
@@ -143,12 +143,6 @@ def two_values(case: Case, path: str, assign: bool) -> None:
     with pytest.raises(ModelChanged, match="different numbers"):
         case.model.load_state_dict(entries, assign=assign)
     assert state(case.model) == before
-
-
-def _bits(entries: dict[str, torch.Tensor]) -> dict[str, bytes | None]:
-    from tests.support import bits
-
-    return {name: bits(tensor) for name, tensor in entries.items()}
 
 
 def _steps(case: Case, optimizer: torch.optim.Optimizer, steps: int) -> None:

@@ -143,7 +143,8 @@ def _train(drawn: random.Random, _: View) -> str:
 
 def _hook(drawn: random.Random, view: View) -> str:
     proximal = f"ws.Proximal(strength={drawn.choice(['1e-3', '0.1'])}, rewind={drawn.choice(['0.0', '0.98'])})"
-    return f"train_with(case, {drawn.choice([proximal, 'ws.Sleep(every=1)']) if view.zoo.startswith('local') else proximal})"
+    hook = drawn.choice([proximal, "ws.Sleep(every=1)"]) if view.zoo.startswith("local") else proximal
+    return f"train_with(case, {hook})"
 
 
 def _through_file(drawn: random.Random, view: View) -> str:

@@ -1,4 +1,4 @@
-"""A sequence of a soak: a module of the zoo, lines of Python run on it one after the other, and what must hold after each.
+"""A sequence of a soak: a module of the zoo, lines of Python that are run on it, and what must hold after each.
 
 A failed line is printed with those before it that it takes to fail, as a script that runs by itself.
 """
