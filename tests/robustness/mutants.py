@@ -1,8 +1,8 @@
 """Change the code in one place, and see whether a test notices: `python -m tests.robustness.mutants [--sample 300]`.
 
-mutmut makes the mutants and runs, for each, the tests that reach its function, in a copy of this tree. A sample is drawn
-from all mutants with a seed; what was tried stays, so that a larger sample or a stopped run goes on. `--fresh` begins
-again, and has to be given when the code has changed. Exit status 1 if a mutant that no file explains survives.
+mutmut makes the mutants and runs, for each, the tests that reach its function, in a copy of this tree. A sample is
+drawn from all mutants with a seed; what was tried stays, so that a larger sample or a stopped run goes on. `--fresh`
+begins again, and has to be given when the code has changed. Exit status 1 if an unexplained mutant survives.
 """
 
 import argparse

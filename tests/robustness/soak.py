@@ -1,7 +1,7 @@
 """Run random sequences of verbs on the zoo: `python -m tests.robustness.soak [--sequences 10000] [--seed N]`.
 
-A sequence follows from its seed. A soak that was stopped goes on; `--fresh` begins again. `--seed N` runs one sequence
-alone and prints it. Exit status 1 if any failed; each failure is printed as the shortest script that fails so.
+A sequence follows from its seed. A soak that was stopped goes on, what failed first; `--fresh` begins again. `--seed N`
+runs one sequence alone and prints it. Exit status 1 if any failed; each is printed as the shortest script that does.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def soaked(sequences: int, fresh: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {"sequences": 0, "seconds": 0.0, "modules": {}, "lines": {}, "failed": []}
     if kept.exists() and not fresh:
         found = read_json(kept)
+    found["failed"] = _again(found["failed"])
     modules, lines = Counter(found["modules"]), Counter({tuple(k.split(": ")): n for k, n in found["lines"].items()})
     while found["sequences"] < sequences:
         began = time.perf_counter()
@@ -62,6 +63,14 @@ def soaked(sequences: int, fresh: bool = False) -> dict[str, Any]:
         write_json(kept, found)
         print(f"{upto:,} of {sequences:,}, {found['seconds']:.0f} s, {len(found['failed'])} failed", flush=True)
     return found
+
+
+def _again(failed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What still fails of the sequences that failed before."""
+    failures = [sequence(one["seed"])[2] for one in failed]
+    for failure in failures:
+        _tell(failure)
+    return [asdict(failure) for failure in failures if failure is not None]
 
 
 def _tell(failure: Failure | None) -> None:

@@ -1,4 +1,4 @@
-"""What fuzzing has found, each as it was found: errors that were not ours, hangs, and memory without bound."""
+"""What fuzz and soak have found, each as it was found: errors that were not ours, hangs, memory without bound."""
 
 import datetime
 import io
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.training.made_up_npz import GOOD
-from tests.zoo import chain
+from tests.zoo import chain, local_images
 import weightshare as ws
 from weightshare.cli.options import sharing
 from weightshare.errors import ConfigError, FileError, SharingError
@@ -169,6 +169,18 @@ def test_an_array_with_a_hostile_header(header: str, tmp_path):
             file.writestr(f"{name}.npy", hostile if name == "labels" else stream.getvalue())
     with pytest.raises(FileError, match="Cannot read the entry 'labels'"):
         load_data(str(tmp_path / "x.npz"))
+
+
+def test_a_plan_that_ties_what_mixtures_are_made_of_is_no_file(tmp_path):
+    """Found by the soak: the message said that a layer does not read its templates any more."""
+    model = local_images().model
+    ws.share_(model, ws.LowRank(rank=2))
+    ws.share_(model, ws.Tie(rate=4), "*.parametrizations.*")
+    with pytest.raises(FileError, match="a later plan ties what it is made of"):
+        ws.save(model, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    ws.unshare_(model)
+    assert ws.save(model, tmp_path / "m")
 
 
 def test_two_budgets():
