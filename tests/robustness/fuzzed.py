@@ -105,10 +105,15 @@ class Bench:
 
 def limit() -> None:
     """Bound this process's memory, and have a signal that stops an input which takes too long."""
-    torch.set_num_threads(1)
+    one_thread()
     signal.signal(signal.SIGALRM, _too_long)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
+
+
+def one_thread() -> None:
+    """More threads only wait for each other on such small inputs."""
+    torch.set_num_threads(1)
 
 
 def _too_long(*_: object) -> None:

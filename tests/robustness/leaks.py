@@ -1,7 +1,7 @@
 """Look for what grows: `python -m tests.robustness.leaks [--cycles 1000]`.
 
-Each loop does and undoes one thing. Memory, objects, hooks, open files and threads are counted after the first tenth
-of the cycles, which fill caches, and then again and again; what is told is the slope of a line through these counts.
+Each loop does and undoes one thing. Memory, objects, hooks, open files and threads are counted after the first of
+`POINTS` stretches, which fills caches, and after each of the others; what is told is the slope of a line through these counts.
 """
 
 import argparse
@@ -136,10 +136,10 @@ LOOPS: Mapping[str, Callable[[], Cycle]] = {
 }
 
 
-def grown(make: Callable[[], Cycle], cycles: int) -> dict[str, float]:
+def grown(make: Callable[[], Cycle], cycles: int, points: int = POINTS) -> dict[str, float]:
     """What each cycle adds: bytes of memory and objects as slopes; files, threads and hooks as last less first."""
     cycle, counts = make(), list[tuple[float, ...]]()
-    every = max(1, cycles // POINTS)
+    every = max(1, cycles // points)
     for number in range(cycles + every):
         cycle()
         if number >= every - 1 and (number + 1) % every == 0:

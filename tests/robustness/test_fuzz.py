@@ -114,9 +114,14 @@ def test_errors_hangs_and_changes_are_defects(tmp_path, monkeypatch: pytest.Monk
 
 
 def test_one_parser_in_a_process_of_its_own(tmp_path):
-    words = ["--parser", "YAML", "--alone", str(tmp_path / "told.json"), "--seconds", "0.5", "--plain"]
-    python(f"from tests.robustness.fuzz import main; raise SystemExit(main({words!r}))")
-    told = json.loads((tmp_path / "told.json").read_text())
+    code = """
+import json, sys
+from pathlib import Path
+from tests.robustness import fuzz, fuzzed
+fuzzed.one_thread()
+print(json.dumps(fuzz.apart("YAML", Path(sys.argv[1]), 0.5, 0, guided=False)))
+"""
+    told = json.loads(python(code, tmp_path))
     assert told["inputs"] > 10
     assert told["defects"] == {}
     assert fuzz._line(told).startswith(f"{told['inputs']:,} inputs")

@@ -8,12 +8,12 @@ from torch import nn
 
 from tests.robustness.leaks import LOOPS, grown, leaks
 
-CYCLES = 40
+CYCLES, POINTS = 20, 4
 
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_nothing_grows_but_memory_that_an_allocator_keeps(name: str):
-    found = grown(LOOPS[name], CYCLES)
+    found = grown(LOOPS[name], CYCLES, POINTS)
     assert [what for what in leaks(found) if what != "bytes"] == []
     assert found["bytes"] < 2**20  # few cycles tell a megabyte from nothing, and no less
 
@@ -28,7 +28,7 @@ def test_what_grows_is_seen(tmp_path):
         kept.append(threading.Thread(target=stop.wait, daemon=True))
         kept[-1].start()
 
-    found = grown(lambda: cycle, CYCLES)
+    found = grown(lambda: cycle, CYCLES, POINTS)
     stop.set()
     for one in kept:
         if hasattr(one, "close"):

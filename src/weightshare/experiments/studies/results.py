@@ -99,7 +99,8 @@ class Result:
             for derived in ("mean", "spread", "gap"):
                 data.pop(derived)
             made = cls(**data)
-            values = [*made.values, *made.seconds, *made.numbers.values(), made.paper_value or 0.0]
+            values = [*made.values, *made.seconds, *made.numbers.values()]
+            values += [] if made.paper_value is None else [made.paper_value]
             if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
                 raise TypeError("values, seconds and numbers have to be finite numbers")
             return made

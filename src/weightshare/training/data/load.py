@@ -43,8 +43,6 @@ def load_data(name: str, data_dir: str | Path | None = None, size: int | None = 
         >>> len(digits.train), len(digits.test), tuple(digits.example.shape)
         (1437, 360, (1, 1, 8, 8))
     """
-    if not isinstance(name, str):
-        raise ConfigError(f"data={name!r} is a {type(name).__name__}, need the name of a set or a path.")
     if size is not None and (type(size) is not int or size < 1):
         raise ConfigError(f"size={size!r}: need a whole number of pixels, 1 or more.")
     if name in SETS:
