@@ -118,9 +118,9 @@ def one(name: str, told: Path, seconds: float, seed: int, guided: bool) -> None:
 
     told.write_text(json.dumps(bench.told()))
     if guided:
-        return _guided(read, mutate, bench.seeds, told, seconds, seed, drawn)  # which ends the process
+        _guided(read, mutate, bench.seeds, told, seconds, seed, drawn)
     ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+    while not guided and time.monotonic() < ends:
         read(mutate(b""))
     told.write_text(json.dumps(bench.told()))
 

@@ -1,7 +1,7 @@
 """Look for what grows: `python -m tests.robustness.leaks [--cycles 1000]`.
 
 Each loop does and undoes one thing. Memory, objects, hooks, open files and threads are counted after the first of
-`POINTS` stretches, which fills caches, and after each of the others; what is told is the slope of a line through these counts.
+`POINTS` stretches, which fills caches, and after each of the others; what is told is the slope of a line through them.
 """
 
 import argparse

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import state
 from tests.unit.training.made_up_npz import GOOD
 from tests.zoo import chain, local_images
 import weightshare as ws
@@ -31,20 +32,34 @@ LONG = "x" * 5000
 BASE = {"model": "convmixer:8/2/2/3"}
 
 
-def test_a_sharded_checkpoint_that_names_tensors_which_are_not_there(tmp_path):
-    """Torch's error for it is no `Exception`, so that nothing caught it."""
+SHARDED_DAMAGE = {
+    # Torch's error for a tensor that is not there is no `Exception`, so that nothing caught it.
+    "a tensor is not there": lambda said: said["state"]["head.bias"].update(norm=said["state"]["head.bias"]["exp_avg"]),
+    "an entry lacks its shape": lambda said: said["state"]["head.bias"]["exp_avg"].pop("shape"),
+    "a shape is none": lambda said: said["state"]["head.bias"]["exp_avg"].update(shape=[-1], like=False),
+    "a shape takes all memory": lambda said: said["state"]["head.bias"]["exp_avg"].update(shape=[2**50], like=False),
+    "a type is a number": lambda said: said["state"]["head.bias"]["exp_avg"].update(dtype=3),
+    "a parameter has no state": lambda said: said["state"].pop("head.bias"),
+    "a setting is a text": lambda said: said["groups"][0]["settings"].update(lr="fast"),
+    "groups are numbers": lambda said: said.update(groups=[3]),
+}
+
+
+@pytest.mark.parametrize("damage", SHARDED_DAMAGE)
+def test_a_sharded_checkpoint_that_says_what_is_not_so(damage: str, tmp_path):
     model = chain().model
     optimizer = torch.optim.AdamW(model.parameters())
     model(chain().example).sum().backward()
     optimizer.step()
     save_sharded(tmp_path / "held", model, optimizer)
-    state = tmp_path / "held" / STATE
-    said = json.loads(state.read_text())
-    entries = said["optimizer"]["state"]["head.bias"]
-    entries["norm"] = entries["exp_avg"]
-    state.write_text(json.dumps(said))
-    with pytest.raises(FileError, match="Cannot read"):
+    path = tmp_path / "held" / STATE
+    said = json.loads(path.read_text())
+    SHARDED_DAMAGE[damage](said["optimizer"])
+    path.write_text(json.dumps(said))
+    before = state(model), str(optimizer.state_dict())
+    with pytest.raises(FileError, match=r"Cannot read|is damaged"):
         load_sharded(tmp_path / "held", model, optimizer)
+    assert (state(model), str(optimizer.state_dict())) == before
 
 
 def test_a_plan_whose_blocks_are_far_apart_is_printed():
