@@ -150,8 +150,17 @@ def _steps(case: Case, optimizer: torch.optim.Optimizer, steps: int) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         loss(case.model(case.example)).backward()
+        _clip(case.model)
         optimizer.step()
     optimizer.zero_grad()
+
+
+def _clip(model: nn.Module) -> None:
+    """Gradients of length 1 at most: mixtures that several layers share would diverge, which is no fault of theirs."""
+    gradients = [tensor.grad for tensor in model.parameters() if tensor.grad is not None]
+    length = sum(gradient.abs().double().square().sum().item() for gradient in gradients) ** 0.5
+    for gradient in gradients:
+        gradient.mul_(min(1.0, 1.0 / max(length, 1e-9)))
 
 
 @contextmanager
