@@ -26,13 +26,11 @@ class Stopped(Exception):
 
 
 def train(case: Case, optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW, steps: int = 1) -> None:
-    """Some steps of an optimizer that `check` accepts; a number changes, and the model has no attribute more."""
+    """Some steps of an optimizer that `check` accepts; the model has no attribute and no hook more than before."""
     with _only_numbers(case.model):
         made = optimizer(ws.param_groups(case.model, weight_decay=0.01), lr=0.01)  # pyright: ignore[reportCallIssue]
         ws.check(made, case.model)
-        before = numbers(case.model)
         _steps(case, made, steps)
-        assert numbers(case.model) != before
 
 
 def train_with(case: Case, hook: Any, steps: int = 1) -> None:
