@@ -233,13 +233,13 @@ def train(
     options |= {"checkpoint_minutes": checkpoint_minutes}
     options |= {"localise": [present(keep_first=keep_first)] if local or keep_first is not None else None}
     options |= {"precision": precision, "out": out, "model": model, "model_args": pairs(model_arg), "share": share}
-    if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
+    if config is None and model is None and out is not None and os.path.isfile(Path(out) / CONFIG):
         config = Path(out) / CONFIG  # go on with the run that is there
     settings = configuration(config, recipe, **options)
     try:
         summary = run(settings, echo=print)
     except (KeyboardInterrupt, Stopped) as stop:
-        there = (Path(settings.out) / CONFIG).is_file()
+        there = os.path.isfile(Path(settings.out) / CONFIG)
         hint = f" Go on with: weightshare train --out {settings.out}" if there else ""
         if is_first_process():
             print(f"{str(stop) or 'Stopped.'}{hint}", file=sys.stderr)
@@ -258,7 +258,7 @@ def report(
     """Print what a model stores and shares; of a run, make its page again."""
     from weightshare.training.run import rewrite_page, trained
 
-    if Path(target).is_dir() or ":" not in target:
+    if os.path.isdir(target) or ":" not in target:
         model, data = trained(target)
         numbers, page = report_on(model, data.example), rewrite_page(target)
         print(f"{numbers}\n\nPage: {page}")

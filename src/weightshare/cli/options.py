@@ -93,7 +93,9 @@ def sharing(
 ) -> dict[str, Any]:
     """The options of sharing as an entry of the configuration; only what was given, of `Share`'s fields."""
     lists = {"slots": numbers(slots, "--slots", int), "weights": numbers(weights, "--weights", float)}
-    (most,) = numbers(budget, "--budget", int if (budget or "").isdecimal() else float) or [None]
+    (most, *more) = numbers(budget, "--budget", int if (budget or "").isdecimal() else float) or [None]
+    if more:
+        raise ConfigError(f"--budget {budget!r}: need one number, a count or a fraction.")
     given = present(**named, **lists, budget=most, where=where[0] if where and len(where) == 1 else where or None)
     strict(Share, given)
     return given

@@ -19,6 +19,7 @@ from copy import deepcopy
 from dataclasses import asdict
 import json
 import math
+import os
 from pathlib import Path
 import time
 from typing import TYPE_CHECKING, Any
@@ -231,7 +232,7 @@ def read_config(folder: str | Path) -> RunConfig:
         ConfigError: If the folder is no run directory, or its configuration was edited into something else.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false, too, of a name that no file can have
         raise ConfigError(
             f"'{folder}' is no run directory: it has no {CONFIG}. Make one with: weightshare train --out ..."
         )
@@ -246,7 +247,7 @@ def finished(folder: str | Path, config: RunConfig) -> dict[str, Any] | None:
         SharingError: If its files are damaged.
     """
     folder = Path(folder)
-    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
+    if any(os.path.exists(folder / name) for name in (CHECKPOINT, MODEL, SUMMARY)):
         differs = differences(_decisive(read_config(folder)), _decisive(config))
         if differs:
             raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
@@ -265,7 +266,7 @@ def trained(folder: str | Path) -> tuple[nn.Module, Data]:
         SharingError: If the folder is no run directory, the run is not finished or its files are damaged.
     """
     config = read_config(folder)
-    if not (Path(folder) / MODEL).is_file():
+    if not os.path.isfile(Path(folder) / MODEL):
         raise TrainingError(f"The run '{folder}' is not finished. Go on with: weightshare train --out {folder}")
     data = _data(config)
     torch.manual_seed(config.seed)
