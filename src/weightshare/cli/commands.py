@@ -231,7 +231,8 @@ def train(
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
-    options |= {"localise": [present(keep_first=keep_first)] if local or keep_first is not None else None}
+    start = "copy" if init is not None else None  # drawn anew, kernels that were loaded would be lost
+    options |= {"localise": [present(keep_first=keep_first, start=start)] if local or keep_first is not None else None}
     options |= {"precision": precision, "out": out, "model": model, "model_args": pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and os.path.isfile(Path(out) / CONFIG):
         config = Path(out) / CONFIG  # go on with the run that is there
@@ -246,6 +247,11 @@ def train(
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     if summary:
         print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")
+        if summary["folded_accuracy"] != summary["accuracy"]:
+            lead = "Folded, it computes something else: test accuracy"
+            print(
+                f"{lead} {summary['folded_accuracy']:.2%}, outputs differ by {summary['folded_output_difference']:.1e}."
+            )
         print(f"Page: {Path(settings.out) / PAGE}")
 
 

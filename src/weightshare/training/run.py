@@ -211,6 +211,11 @@ def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silen
     if config.init is not None:
         load(config.init, model)
     for entry in config.localise:
+        if config.init is not None and entry.start == "draw":
+            raise ConfigError(
+                f"localise draws kernels anew, so nothing would be left of the convolutions in '{config.init}': set "
+                "start: copy, or take init away."
+            )
         echo(f"{entry.apply_(model, data.example)}\n")
     for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)
