@@ -50,7 +50,10 @@ def test_what_is_written_down_of_coverage_is_of_the_core():
 
 def test_each_explanation_is_of_a_mutant_that_survived():
     explained = json.loads(mutants.SURVIVORS.read_text(encoding="utf-8"))
-    tried = {name: one for module in held("mutants")["tried"].values() for name, one in module.items()}
+    found = (
+        held("mutants") if (RESULTS / "mutants.json").exists() else {"tried": {}}
+    )  # without them nothing is explained
+    tried = {name: one for module in found["tried"].values() for name, one in module.items()}
     assert {name for name in explained if tried[name]["outcome"] not in ("survived", "no tests")} == set()
     assert all(explained.values())
 

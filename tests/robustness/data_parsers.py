@@ -57,25 +57,23 @@ class PackedSets(Parser):
 
 
 class Arrays(Parser):
-    """The header of one array in such a file, with checksums that are right."""
+    """The header of the labels in such a file, with checksums that are right."""
 
     form = "text"
 
     def seeds(self) -> list[bytes]:
         self.held = {name: _npy(array) for name, array in GOOD.items()}
-        return [content[10 : 10 + int.from_bytes(content[8:10], "little")] for content in self.held.values()]
+        return [_parts(self.held["labels"])[0]]
 
     def read(self, content: bytes) -> None:
         import zipfile
 
-        for name, whole in self.held.items():
-            text = content[:60_000]
-            start = whole[:8] + len(text).to_bytes(2, "little") + text
-            with zipfile.ZipFile(self.folder / "y.npz", "w") as file:
-                for other, array in self.held.items():
-                    data = array[10 + int.from_bytes(array[8:10], "little") :]
-                    file.writestr(f"{other}.npy", start + data if other == name else array)
-            load_data(str(self.folder / "y.npz"))
+        header = content[:60_000]
+        start = self.held["labels"][:8] + len(header).to_bytes(2, "little") + header
+        with zipfile.ZipFile(self.folder / "y.npz", "w") as file:
+            for name, array in self.held.items():
+                file.writestr(f"{name}.npy", start + _parts(array)[1] if name == "labels" else array)
+        load_data(str(self.folder / "y.npz"))
 
 
 class Images(Parser):
@@ -127,6 +125,12 @@ def _npz(**arrays: np.ndarray) -> bytes:
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     return stream.getvalue()
+
+
+def _parts(content: bytes) -> tuple[bytes, bytes]:
+    """Header and numbers of an array as numpy writes it."""
+    end = 10 + int.from_bytes(content[8:10], "little")
+    return content[10:end], content[end:]
 
 
 def _npy(array: np.ndarray) -> bytes:

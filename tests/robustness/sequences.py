@@ -32,7 +32,7 @@ MODULES = tuple(name for name in zoo.ZOO if name != "lazy")
 """All but the one that cannot be shared before its first batch."""
 FEWEST, MOST, MOST_TRIED = 3, 6, 15
 """Lines of a sequence that are done, and how many it may have with those that are refused."""
-TIED = "a later plan ties what it is made of"
+TIED = "a later plan shares what it is made of"
 MAY_BE_REFUSED = {
     "share": "",
     "planned elsewhere": "",

@@ -184,12 +184,13 @@ def test_an_array_with_a_hostile_header(header: str, tmp_path):
         load_data(str(tmp_path / "x.npz"))
 
 
-def test_a_plan_that_ties_what_mixtures_are_made_of_is_no_file(tmp_path):
+@pytest.mark.parametrize("later", [ws.Tie(rate=4), ws.Templates(1)])
+def test_a_plan_that_shares_what_mixtures_are_made_of_is_no_file(later, tmp_path):
     """Found by the soak: the message said that a layer does not read its templates any more."""
     model = local_images().model
     ws.share_(model, ws.LowRank(rank=2))
-    ws.share_(model, ws.Tie(rate=4), "*.parametrizations.*")
-    with pytest.raises(FileError, match="a later plan ties what it is made of"):
+    ws.share_(model, later, "*.parametrizations.*")
+    with pytest.raises(FileError, match="a later plan shares what it is made of"):
         ws.save(model, tmp_path / "m")
     assert not (tmp_path / "m").exists()
     ws.unshare_(model)

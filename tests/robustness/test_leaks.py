@@ -14,8 +14,9 @@ CYCLES, POINTS = 20, 4
 @pytest.mark.parametrize("name", LOOPS)
 def test_nothing_grows_but_memory_that_an_allocator_keeps(name: str):
     found = grown(LOOPS[name], CYCLES, POINTS)
-    assert [what for what in leaks(found) if what != "bytes"] == []
-    assert found["bytes"] < 2**20  # few cycles tell a megabyte from nothing, and no less
+    assert [what for what in leaks(found) if what not in ("bytes", "objects")] == []
+    assert found["objects"] < 1  # few cycles tell one object a cycle from none, and a megabyte from nothing
+    assert found["bytes"] < 2**20
 
 
 def test_what_grows_is_seen(tmp_path):
@@ -34,4 +35,4 @@ def test_what_grows_is_seen(tmp_path):
         if hasattr(one, "close"):
             one.close()
     assert set(leaks(found)) == {"bytes", "objects", "files", "threads", "hooks"}
-    assert found["hooks"] == CYCLES
+    assert found["hooks"] == CYCLES / 2
