@@ -9,6 +9,7 @@ import typer
 from weightshare.analysis.inspecting import inspect as look_at
 from weightshare.cli.commands import app
 from weightshare.cli.options import DataDir, ImageSize, ModelArg, pairs
+from weightshare.errors import ConfigError
 from weightshare.files.atomic import write_text
 
 
@@ -34,6 +35,8 @@ def inspect(
     """Say what repeats in a model and what could be shared. Nothing is changed."""
     from weightshare.training.opened import input_of, opened
 
+    if page is not None and page == json:
+        raise ConfigError(f"--page and --json both name '{page}': one would be written over the other.")
     model, batches = opened(target, pairs(model_arg), data, data_dir, image_size, meta)
     name = " ".join([target, *(f"--model-arg {quote(pair)}" for pair in model_arg or ())])
     found = look_at(model, input_of(input), batches, name)
@@ -43,3 +46,4 @@ def inspect(
         print(f"\nPage: {page}")
     if json is not None:
         write_text(json, found.to_json())
+        print(f"JSON: {json}")

@@ -37,7 +37,7 @@ def build_transformers(name: str, options: dict[str, Any]) -> nn.Module:
         return _of_folder(transformers, folder, options)
     kinds = transformers.models.auto.configuration_auto.CONFIG_MAPPING
     if name in kinds:
-        return transformers.AutoModel.from_config(kinds[name](**options))
+        return transformers.AutoModel.from_config(_configured(kinds[name], options))
     kind = getattr(transformers, name, None) if name.isidentifier() else None
     if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
         config: Any = kind.config_class
@@ -45,7 +45,7 @@ def build_transformers(name: str, options: dict[str, Any]) -> nn.Module:
             raise ConfigError(
                 f"transformers.{name} is abstract: name a class of one kind, or the kind, such as 'bert'."
             )
-        return kind(config(**options))  # type: ignore[operator]
+        return kind(_configured(config, options))  # type: ignore[operator]
     try:
         return transformers.AutoModel.from_pretrained(name, **options)
     except (OSError, ValueError) as error:  # not on the hub, or the hub cannot be reached
@@ -54,6 +54,17 @@ def build_transformers(name: str, options: dict[str, Any]) -> nn.Module:
         hint = f" Nearest: {', '.join(near)}." if near else ""
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"transformers knows no {name!r}, and no folder is called so.{hint} {said}") from error
+
+
+def _configured(kind: Any, options: dict[str, Any]) -> Any:
+    """A configuration; transformers keeps an option that it does not know, and goes on as if it were not there."""
+    default = kind()
+    for key in options:
+        if not hasattr(default, key):
+            near = get_close_matches(key, default.to_dict(), n=3)
+            hint = f" Nearest: {', '.join(near)}." if near else ""
+            raise ConfigError(f"{kind.__name__} has no option {key!r}.{hint}")
+    return kind(**options) if options else default
 
 
 def _of_folder(transformers: Any, folder: Path, options: dict[str, Any]) -> nn.Module:

@@ -144,3 +144,19 @@ def test_transformers_are_built_by_kind_class_and_folder(tmp_path, capsys):
 
 def test_a_network_of_torchvision_is_a_callable():
     assert isinstance(build("torchvision.models:resnet18"), nn.Module)
+
+
+def test_an_option_that_transformers_would_pass_over_is_refused(capsys):
+    small = [f"--model-arg={key}" for key in ("hidden_size=32", "num_attention_heads=2", "vocab_size=50")]
+    assert call("inspect", "transformers:bert", "--meta", *small, "--model-arg", "num_hidden_layer=3") == 1
+    told = capsys.readouterr().err
+    assert "BertConfig has no option 'num_hidden_layer'" in told
+    assert "num_hidden_layers" in told
+    assert call("inspect", "transformers:bert", "--meta", *small, "--model-arg", "num_hidden_layers=3") == 0
+    assert "3 × BertLayer" in capsys.readouterr().out
+
+
+def test_a_page_and_json_of_one_name_are_refused(capsys, tmp_path):
+    name = str(tmp_path / "found")
+    assert call("inspect", "convmixer:8/2/1/3", "--page", name, "--json", name) == 1
+    assert "one would be written over the other" in capsys.readouterr().err
