@@ -230,6 +230,8 @@ def draw() -> "Figure":
             at = [int(size) for size in sizes]
             axes.plot(at, [one["seconds"] for one in sizes.values()], style, color=colour, label=label, **line)
         axes.set(xscale="log", yscale="log")
+        axes.set_xticks(held.sizes, [f"{size:,}" if size < 10_000 else f"{size:.0e}" for size in held.sizes])
+        axes.minorticks_off()
         axes.set_title(held.title, color=INK, fontsize=10)
         axes.set_xlabel(held.unit, color=INK)
         axes.set_ylabel("seconds", color=INK)
