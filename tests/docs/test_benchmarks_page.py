@@ -28,7 +28,11 @@ def test_all_contests_were_measured_with_all_their_rivals():
 def test_claims_hold_in_the_committed_results(name):
     held, ways = contest(name), MEASURED[f"test_contest[{name}]"]["ways"]
     last = str(held.shown[-1])
-    assert {key: ways[key][last]["ratio"] for key, goal in held.goals.items() if last in ways[key] and ways[key][last]["ratio"] > goal} == {}
+    assert {
+        key: ways[key][last]["ratio"]
+        for key, goal in held.goals.items()
+        if last in ways[key] and ways[key][last]["ratio"] > goal
+    } == {}
 
 
 def test_the_picture_has_a_panel_for_each_contest_and_a_line_for_each_way():
@@ -40,7 +44,9 @@ def test_the_picture_has_a_panel_for_each_contest_and_a_line_for_each_way():
     assert (ROOT / "docs" / "images" / "benchmarks.png").is_file()
 
 
-@pytest.mark.parametrize(("ratio", "said"), [(0.5, "ahead"), (0.94, "ahead"), (0.97, "level"), (1.05, "level"), (1.2, "behind")])
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.5, "ahead"), (0.94, "ahead"), (0.97, "level"), (1.05, "level"), (1.2, "behind")]
+)
 def test_what_is_said_of_a_ratio(ratio, said):
     assert SCRIPT["verdict"](ratio) == said
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from weightshare._table import shape_text
 from weightshare.decoding import mix, refuse_nonfinite
 from weightshare.depth.budget import allocate, checked_budget, in_numbers
-from weightshare.depth.mixing import mixtures
 from weightshare.depth.mixable import common_name, refused, vector
+from weightshare.depth.mixing import mixtures
 from weightshare.depth.notes import of_dtypes
 from weightshare.depth.starts import Init, lost_at_start, start
 from weightshare.depth.widths import checked_shapes, differs_in_width, envelope, leading, shapes_text

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import weightshare as ws
 from weightshare.depth import mixing
 from weightshare.depth.mixing import mixtures
-import weightshare as ws
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_a_layer_that_nobody_reads():
     torch.testing.assert_close(templates.grad, coefficients.detach()[1].view(2, 1, 1).expand_as(templates))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch itself uses it there
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch calls it for forward mode
 def test_under_vmap_and_forward_mode_it_is_the_product():
     coefficients, templates = (one.detach() for one in drawn())
     found = torch.vmap(lambda row: mixtures(row[None], templates)[0])(coefficients)

@@ -117,7 +117,9 @@ def test_what_follows_a_tensor():
     inside = []
     torch.vmap(lambda x: inside.append(kernels.followed(x)) or x)(plain_one)
     assert inside == [True]
-    assert torch.equal(torch.compile(lambda x: x * (2 if kernels.followed(x) else 3), backend="eager")(plain_one), 2 * plain_one)
+    assert torch.equal(
+        torch.compile(lambda x: x * (2 if kernels.followed(x) else 3), backend="eager")(plain_one), 2 * plain_one
+    )
 
     class Own(torch.Tensor):
         pass
