@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow contract lint bench bench-trainings clean
+.PHONY: demo test test-slow contract lint bench bench-trainings docs docs-serve soak fuzz leaks coverage mutants clean
 .DEFAULT_GOAL := test
 
 # torch comes first and alone, so that nothing that depends on it picks another build.
@@ -15,6 +15,10 @@ $(VENV)/.train: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/.train
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.train
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	touch $@
 
 demo: $(VENV)/.train  ## The main job on real digits: share, train, fold, save, and a page to look at
@@ -52,5 +56,34 @@ bench: $(VENV)-bench/.bench  ## Benchmarks: ratios against every rival in the sa
 bench-trainings: $(VENV)-bench/.bench  ## The same of loaders and whole trainings
 	$(MEASURE) $(TRAININGS)
 
+docs: $(VENV)/.docs  ## The documentation site, in site-docs/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.docs  ## The same on http://127.0.0.1:8000, made again whenever a page changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+SEQUENCES ?= 10000
+SECONDS ?= 60
+MUTANTS ?= 300
+
+$(VENV)/.robust: pyproject.toml constraints.txt | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[robust]'
+	touch $@
+
+soak: $(VENV)/.dev  ## Random sequences of verbs on the tests' networks; goes on where it was stopped
+	$(BIN)/python -m tests.robustness.soak --sequences $(SEQUENCES)
+
+fuzz: $(VENV)/.robust  ## Spoiled inputs for every parser, for so many seconds each
+	$(BIN)/python -m tests.robustness.fuzz --seconds $(SECONDS)
+
+leaks: $(VENV)/.dev  ## What grows over a thousand cycles
+	$(BIN)/python -m tests.robustness.leaks
+
+coverage: $(VENV)/.robust  ## Which lines of the core its tests run
+	$(BIN)/python -m tests.robustness.covered
+
+mutants: $(VENV)/.robust  ## Which changes of the code no test notices; goes on where it was stopped
+	$(BIN)/python -m tests.robustness.mutants --sample $(MUTANTS)
+
 clean:
-	rm -rf $(VENV) $(VENV)-bench dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench dist site-docs .pytest_cache .ruff_cache .hypothesis .import_linter_cache

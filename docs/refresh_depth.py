@@ -5,22 +5,11 @@ python docs/refresh_depth.py
 
 from pathlib import Path
 
-from weightshare.experiments.studies.lin2022_cifar import ROWS
-from weightshare.experiments.studies.lin2022_cifar_results import differences, table
-from weightshare.experiments.studies.results import Result, costs
+from weightshare.experiments.studies.results import costs
 from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "depth.md"
-RESULTS = ROOT / "results" / "lin2022"
-
-TABLES = {
-    "minilm": ROOT / "results" / "beyond" / "minilm" / "table.txt",
-    "resnets": RESULTS / "resnets" / "table.txt",
-    "fusions": RESULTS / "resnets" / "fusions.txt",
-}
-"""Tables that the experiments write beside their results."""
-
 COSTS = {
     "test_tied_over_untied": ("tied at rate 2", "untied", "1.02"),
     "test_through_over_tied[mean]": ("through(mean)", "tied", "1.05"),
@@ -35,15 +24,8 @@ COSTS = {
 
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
-    tables = {name: path.read_text(encoding="utf-8").rstrip() for name, path in TABLES.items()}
-    folder = RESULTS / "cifar10"
-    mixers = [Result.read(folder / f"{row}.json") for row in ROWS if (folder / f"{row}.json").is_file()]
-    return {
-        **tables,
-        "cifar": table(mixers),
-        "differences": differences(mixers),
-        "costs": costs(ROOT / "results" / "benchmarks" / "depth.json", COSTS),
-    }
+    minilm = (ROOT / "results" / "beyond" / "minilm" / "table.txt").read_text(encoding="utf-8").rstrip()
+    return {"minilm": minilm, "costs": costs(ROOT / "results" / "benchmarks" / "depth.json", COSTS)}
 
 
 def filled(page: str) -> str:

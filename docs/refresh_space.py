@@ -7,9 +7,6 @@ import json
 from pathlib import Path
 
 from weightshare._table import render
-from weightshare.experiments.studies.local_cifar import PAPER, ROWS, TABLE, WHOLE
-from weightshare.experiments.studies.local_cifar_results import table
-from weightshare.experiments.studies.results import Result
 from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +15,7 @@ PAGE = ROOT / "docs" / "space.md"
 
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
-    return {"table1": _results(TABLE), "whole": _results(WHOLE), "costs": costs(), "steps": steps()}
+    return {"costs": costs(), "steps": steps()}
 
 
 RIVALS = {
@@ -90,11 +87,6 @@ def steps() -> str:
 def filled(page: str) -> str:
     """The page with every block as it should be."""
     return with_blocks(page, blocks())
-
-
-def _results(name: str) -> str:
-    folder = ROOT / "results" / PAPER / name
-    return table([Result.read(folder / f"{row}.json") for row in ROWS if (folder / f"{row}.json").is_file()])
 
 
 if __name__ == "__main__":

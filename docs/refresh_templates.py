@@ -10,12 +10,6 @@ from weightshare.experiments.studies.results import filled as with_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "templates.md"
-RESULTS = ROOT / "results" / "savarese2019"
-
-TABLES = {name: RESULTS / folder / "table.txt" for name, folder in (("cifar", "cifar10"), ("folding", "folding"))}
-TABLES |= {"paths": RESULTS / "shortest-paths" / "table.txt", "few": RESULTS / "shortest-paths-few" / "table.txt"}
-"""Tables that the experiments write beside their results."""
-
 FORWARD, BACKWARD = "weights of 6 layers, forward", "with their backward pass"
 COSTS = {
     "test_generating_over_layer_by_layer[forward-2]": (f"{FORWARD}, k = 2", "layer by layer", "0.67"),
@@ -28,8 +22,7 @@ COSTS = {
 
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
-    tables = {name: path.read_text(encoding="utf-8").rstrip() for name, path in TABLES.items()}
-    return {**tables, "costs": costs(ROOT / "results" / "benchmarks" / "templates.json", COSTS)}
+    return {"costs": costs(ROOT / "results" / "benchmarks" / "templates.json", COSTS)}
 
 
 def filled(page: str) -> str:

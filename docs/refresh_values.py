@@ -1,20 +1,12 @@
-"""Put the committed results into docs/values.md: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`; and
-draw the pictures of the tables that it shows.
+"""Put the committed results into docs/values.md: what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 
 python docs/refresh_values.py
 """
 
 from pathlib import Path
 
-import weightshare
-from weightshare._table import render
-from weightshare.experiments.cells import mean
-from weightshare.experiments.papers import kept, table_named
-from weightshare.experiments.studies.regression import FITS, ROWS
-from weightshare.experiments.studies.results import costs, save_png
+from weightshare.experiments.studies.results import costs
 from weightshare.experiments.studies.results import filled as with_blocks
-from weightshare.experiments.table import Found
-from weightshare.experiments.view import text_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "values.md"
@@ -42,40 +34,9 @@ COSTS = {
 """For each benchmark what is measured, over what, and the goal."""
 
 
-PAPER = "shakerinava2023"
-PICTURES = ("regression", "figure-filters", "figure-scaling", "figure-rewinding")
-
-
 def blocks() -> dict[str, str]:
     """What belongs between the markers, by name."""
-    return {
-        "regression": regression(_found("regression")),
-        "costs": costs(ROOT / "results" / "benchmarks" / "values.json", COSTS),
-        "torus": _table("torus"),
-        "timing": _table("prox-timing"),
-    }
-
-
-def regression(found: Found) -> str:
-    """Errors and sharing that linear regression found, for both problems."""
-    columns = ("coefficients from", "140 observations: error", "distinct", "ARI", "110: error", "distinct", "ARI")
-    rows = []
-    for row in FITS:
-        cells = [
-            f"{mean(found.get((row, problem), {}), f'{problem}/{metric}') or 0.0:.{digits}f}"
-            for problem in ("more", "fewer")
-            for metric, digits in (("error", 1), ("distinct", 1), ("rand", 2))
-        ]
-        rows.append((ROWS[row], *cells))
-    return render(columns, rows, numbers=columns[1:])
-
-
-def pictures() -> None:
-    """Draw those tables of which there are results, beside these."""
-    for key in PICTURES:
-        table, found = table_named(f"{PAPER}/{key}"), _found(key)
-        if found and table.picture is not None:
-            save_png(table.picture(found), ROOT / "results" / PAPER / key / "picture.png")
+    return {"costs": costs(ROOT / "results" / "benchmarks" / "values.json", COSTS)}
 
 
 def filled(page: str) -> str:
@@ -83,16 +44,5 @@ def filled(page: str) -> str:
     return with_blocks(page, blocks())
 
 
-def _found(key: str) -> Found:
-    return kept(ROOT / "results", table_named(f"{PAPER}/{key}"), "small", weightshare.__version__).found
-
-
-def _table(key: str) -> str:
-    found = _found(key)
-    table = table_named(f"{PAPER}/{key}")
-    return text_table(table, found) if found else f"weightshare reproduce {table.name} --scale small"
-
-
 if __name__ == "__main__":
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    pictures()

@@ -19,9 +19,7 @@ def train(model, images, lr, steps, after_step=lambda model: None):
     optimizer = torch.optim.AdamW(ws.param_groups(model, weight_decay=0.05), lr=lr)  # each shared tensor once
     ws.check(optimizer, model)
     for batch in torch.randint(len(images) - 360, (steps, 64)):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(model.train()(images[batch]), labels[batch])
-        loss.backward()
+        torch.nn.functional.cross_entropy(model.train()(images[batch]), labels[batch]).backward()
         optimizer.step()
         optimizer.zero_grad()
         after_step(model)

@@ -11,6 +11,7 @@ ws.save(ws.fold(model), "small.safetensors")
 
 from typing import TYPE_CHECKING
 
+from weightshare.analysis.inspecting import inspect
 from weightshare.analysis.report import report
 from weightshare.depth.fuse import channel_weighted, first, mean, scalar_weighted, through, weighted_mean
 from weightshare.depth.suggest import suggest
@@ -56,6 +57,7 @@ __all__ = [
     "check",
     "first",
     "fold",
+    "inspect",
     "load",
     "localize_",
     "mean",

@@ -29,6 +29,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 import math
 from typing import Any, ClassVar, Self
 
@@ -300,8 +301,9 @@ def _span(group: Group) -> str:
     """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
     at = group.name.split(".").index("*") if "*" in group.name.split(".") else None
     parts = [path.split(".")[at : at + 1] for path in group.items] if at is not None else []
-    if not parts or not all(part and part[0].isdecimal() for part in parts):  # a name out of a file may be any
+    if not parts or not all(part and part[0].isdecimal() and len(part[0]) < 10 for part in parts):
+        # a name out of a file may be any
         return str(len(group.items))
     indices = [int(part) for (part,) in parts]
-    run = indices == list(range(indices[0], indices[-1] + 1))
+    run = all(later == one + 1 for one, later in pairwise(indices))
     return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)

@@ -228,6 +228,11 @@ def check_plain(model: nn.Module, trial: Trial) -> None:
     """The model has the attributes, the hooks and the classes of one that was never shared, and none of ours."""
     plain = trial.fresh().model
     output(plain, trial.fresh().example)
+    check_like(model, plain)
+
+
+def check_like(model: nn.Module, plain: nn.Module) -> None:
+    """The model has the attributes, the hooks and the classes of another one, which has run, and none of ours."""
     for (path, module), (_, wanted) in zip(model.named_modules(), plain.named_modules(), strict=True):
         assert type(module).__qualname__ == type(wanted).__qualname__, path
         own = type(module).__module__.startswith("weightshare")

@@ -24,7 +24,7 @@ def test_python_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     import_timm()
     monkeypatch.chdir(tmp_path)
     names = {}
-    assert len(blocks("python")) == 8
+    assert len(blocks("python")) == 9
     for snippet in blocks("python"):
         exec(compile(snippet, "README.md", "exec"), names)
     assert (tmp_path / "small.safetensors").is_file()

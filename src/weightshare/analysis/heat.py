@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 24
 MOST_NUMBERS = 12
+NUMBER_SIDE = 0.3
+"""Least side of a square that has its number in it, in inches."""
 
 
 def draw_similarity(
-    found: Similarity | Mapping[str, Similarity], low: float | None = None, high: float | None = None
+    found: Similarity | Mapping[str, Similarity], low: float | None = None, high: float | None = None, side: float = 5.0
 ) -> "Figure":
     """Draw matrices of similarities side by side: a square for each pair of layers, one colour bar for all.
 
@@ -31,6 +33,7 @@ def draw_similarity(
         found: One matrix, or several of one measure, each with its title.
         low: Value of the darkest colour; by default 0, or the least value if that is below.
         high: Value of the lightest colour; by default 1, or the greatest value if above that, or of a distance.
+        side: Largest side of a matrix, in inches. Squares that are too small for numbers have none.
 
     Returns:
         A matplotlib figure.
@@ -59,7 +62,7 @@ def draw_similarity(
         high = greatest if "distance" in measures.pop() and greatest > low else max(1.0, greatest)
     rows = max(len(one.rows) for one in titled.values())
     columns = sum(len(one.columns) for one in titled.values())
-    cell = min(0.44, max(0.075, 5.0 / max(rows, columns / len(titled))))
+    cell = min(0.44, max(0.075, side / max(rows, columns / len(titled))))
     size = (1.5 + columns * cell + 0.9 * len(titled), 1.3 + rows * cell)
     figure = Figure(figsize=size, layout="constrained")
     shades = ScalarMappable(Normalize(low, high), "viridis")
@@ -68,7 +71,7 @@ def draw_similarity(
         draw_matrix(axes, one, shades)
         _name(axes, one, cell)
         axes.set_title(title, color=INK, fontsize=10)
-        if max(len(one.rows), len(one.columns)) <= MOST_NUMBERS:
+        if max(len(one.rows), len(one.columns)) <= MOST_NUMBERS and cell >= NUMBER_SIDE:
             _number(axes, one, low, high)
     colour_bar(figure, shades, list(drawn), next(iter(titled.values())).measure)
     return figure

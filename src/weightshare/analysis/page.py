@@ -14,7 +14,7 @@ from weightshare.analysis.pictures import draw_assignment, draw_curves, svg
 from weightshare.depth.record import Evolution
 from weightshare.planning import Plan
 
-NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?( ●)?|–")
+NUMBER = re.compile(r"[±+\-\d][\d.,e+\- ]*%?( ●)?|\d[\d.]*\xa0[kMG]?B|–")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,37 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Bar:
+    """A cell of a table with a bar behind its number: `share` of the cell's width, from 0 to 1."""
+
+    text: str
+    share: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Code:
+    """A cell of a table with code, which is not broken into lines."""
+
+    code: str
+
+    def __str__(self) -> str:
+        return self.code
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of a strip: a part of the whole, `share` of its width; pieces of one kind have one colour."""
+
+    name: str
+    share: float
+    kind: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of a page; whatever is empty is left out.
 
@@ -46,8 +77,10 @@ class Section:
         text: A paragraph.
         columns: Titles of a table.
         rows: Its rows; columns of numbers are aligned to the right.
-        picture: An `<svg>` element, from `pictures.svg`.
+        picture: An `<svg>` element, from `pictures.svg`, or several, which stand side by side where there is room.
         listing: Preformatted text.
+        points: Paragraphs of a list.
+        strip: Parts of a whole side by side, in order.
         folded: Whether the reader has to open it.
     """
 
@@ -57,6 +90,8 @@ class Section:
     rows: Sequence[Sequence[Any]] = ()
     picture: str = ""
     listing: str = ""
+    points: Sequence[str] = ()
+    strip: Sequence[Piece] = ()
     folded: bool = False
 
     @property

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 import json
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -69,7 +70,8 @@ class Local:
         positions: Along each axis.
         kernel: Numbers of one kernel.
         modules: Classes of positions that would share during sleep.
-        noise_within: Inverse signal-to-noise ratio of the kernels within modules: 0 where they are equal to the bit.
+        noise_within: Inverse signal-to-noise ratio of the kernels within modules: 0 where they are equal to the bit;
+            also where every module is one position, and then the table gives none.
         noise_over: The same over all positions; 0 is a convolution.
     """
 
@@ -188,7 +190,7 @@ class Report:
                     shape_text(at.positions),
                     at.kernel,
                     at.modules,
-                    at.snr(at.noise_within),
+                    at.snr(at.noise_within) if at.modules < prod(at.positions) else "–",
                     at.snr(at.noise_over),
                 )
                 for at in self.local

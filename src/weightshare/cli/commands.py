@@ -44,10 +44,10 @@ from weightshare.depth.fuse import mean
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError, SharingError
 from weightshare.files.atomic import write_text
-from weightshare.files.checkpoint import save
 from weightshare.files.export import to_onnx, to_torch_export
 from weightshare.files.sizes import sizes
 from weightshare.models.by_name import build
+from weightshare.planning import applied_plans
 from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
 
@@ -231,21 +231,27 @@ def train(
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
-    options |= {"localise": [present(keep_first=keep_first)] if local or keep_first is not None else None}
+    start = "copy" if init is not None else None  # drawn anew, kernels that were loaded would be lost
+    options |= {"localise": [present(keep_first=keep_first, start=start)] if local or keep_first is not None else None}
     options |= {"precision": precision, "out": out, "model": model, "model_args": pairs(model_arg), "share": share}
-    if config is None and model is None and out is not None and (Path(out) / CONFIG).is_file():
+    if config is None and model is None and out is not None and os.path.isfile(Path(out) / CONFIG):
         config = Path(out) / CONFIG  # go on with the run that is there
     settings = configuration(config, recipe, **options)
     try:
         summary = run(settings, echo=print)
     except (KeyboardInterrupt, Stopped) as stop:
-        there = (Path(settings.out) / CONFIG).is_file()
+        there = os.path.isfile(Path(settings.out) / CONFIG)
         hint = f" Go on with: weightshare train --out {settings.out}" if there else ""
         if is_first_process():
             print(f"{str(stop) or 'Stopped.'}{hint}", file=sys.stderr)
         sys.exit(stop.status if isinstance(stop, Stopped) else 130)
     if summary:
         print(f"\nTest accuracy {summary['accuracy']:.2%}, {summary['stored']:,} stored numbers.")
+        if summary["folded_accuracy"] != summary["accuracy"]:
+            lead = "Folded, it computes something else: test accuracy"
+            print(
+                f"{lead} {summary['folded_accuracy']:.2%}, outputs differ by {summary['folded_output_difference']:.1e}."
+            )
         print(f"Page: {Path(settings.out) / PAGE}")
 
 
@@ -258,7 +264,7 @@ def report(
     """Print what a model stores and shares; of a run, make its page again."""
     from weightshare.training.run import rewrite_page, trained
 
-    if Path(target).is_dir() or ":" not in target:
+    if os.path.isdir(target) or ":" not in target:
         model, data = trained(target)
         numbers, page = report_on(model, data.example), rewrite_page(target)
         print(f"{numbers}\n\nPage: {page}")
@@ -292,14 +298,19 @@ def fold(
     ] = 1e-3,
 ) -> None:
     """Fold a trained model into a plain one, save it, and say what it costs."""
-    from weightshare.training.run import FOLDED, output_difference, trained
+    from weightshare.training.folded import save_folded
+    from weightshare.training.loop import evaluate
+    from weightshare.training.run import FOLDED, output_difference, read_config, trained
 
     model, data = trained(run)
     small = fold_model(model, tolerance)
     path = out or Path(run) / FOLDED
-    size, numbers = save(small, path), report_on(small)
+    plans, difference = [plan for _, plan in applied_plans(model)], output_difference(model, small, data)
+    accuracy, numbers = evaluate(small, data.test)[1], report_on(small)
+    size = save_folded(small, path, read_config(run), data, plans, accuracy, difference)
     print(f"{path}: {size:,} bytes, {numbers.stored:,} stored numbers that {numbers.logical:,} places read.")
-    print(f"Largest change of an output by folding: {output_difference(model, small, data):.1e}.")
+    print(f"Its model card: {path.with_suffix('.md')}")
+    print(f"Largest change of an output by folding: {difference:.1e}.")
     coded = [one for one in sizes(path) if one.index]
     if coded:
         columns = ("weight", "dense bytes", "codebook", "+ labels", "of dense")

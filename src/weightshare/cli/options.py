@@ -12,7 +12,10 @@ from weightshare.training.plain_yaml import parse_yaml
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.share import OF_TEMPLATES, Share
 
-Model = Annotated[str | None, typer.Argument(help="convmixer:C/D/P/K, timm:NAME or module:callable.")]
+Model = Annotated[
+    str | None,
+    typer.Argument(help="convmixer:C/D/P/K, timm:NAME, transformers:NAME, module:callable or file.py:callable."),
+]
 Config = Annotated[Path | None, typer.Option(help="A YAML file with any of these settings; options here win over it.")]
 ModelArg = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the model's constructor; may be repeated.")]
 Rate = Annotated[float | None, typer.Option(help="Share rate: how many layers read one slot.")]
@@ -90,7 +93,9 @@ def sharing(
 ) -> dict[str, Any]:
     """The options of sharing as an entry of the configuration; only what was given, of `Share`'s fields."""
     lists = {"slots": numbers(slots, "--slots", int), "weights": numbers(weights, "--weights", float)}
-    (most,) = numbers(budget, "--budget", int if (budget or "").isdecimal() else float) or [None]
+    (most, *more) = numbers(budget, "--budget", int if (budget or "").isdecimal() else float) or [None]
+    if more:
+        raise ConfigError(f"--budget {budget!r}: need one number, a count or a fraction.")
     given = present(**named, **lists, budget=most, where=where[0] if where and len(where) == 1 else where or None)
     strict(Share, given)
     return given

@@ -266,11 +266,17 @@ class Through(Fusion):
 
 
 first = First()
+"""The weight of the first reader."""
 mean = Mean()
+"""`1/r Σ W_i` over the `r` readers of a slot."""
 scalar_weighted = ScalarWeighted()
+"""`1/r Σ a_i W_i` with learned `a_i`, one for each layer; inside `through` alone."""
 channel_weighted = ChannelWeighted()
+"""`1/r Σ a_i W_i` with learned `a_i`, one for each output channel of each layer; inside `through` alone."""
 permuted_mean = PermutedMean()
+"""The mean after inner units of each layer were put in the order of the first reader's, which changes no output."""
 least_squares = LeastSquares()
+"""The weight that gives, of all, outputs nearest to those that the layers gave on a few batches."""
 
 
 def through(fusion: Fusion) -> Through:

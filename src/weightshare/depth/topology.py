@@ -112,10 +112,19 @@ class Third(Spread):
 
 
 sequential = Sequential()
+"""Runs of neighbours read one slot: `0 0 1 1 2 2`."""
 strided = Strided()
+"""Every `slots`-th layer reads one slot: `0 1 2 0 1 2`."""
 random = Random
+"""`random(seed)`: a seeded shuffle of `sequential`."""
 uniform = Uniform()
-front, middle, back = Third(0), Third(1), Third(2)
+"""All layers share."""
+front = Third(0)
+"""The first third of the layers shares."""
+middle = Third(1)
+"""The second third of the layers shares."""
+back = Third(2)
+"""The last third of the layers shares."""
 
 
 def labels(layers: int, rate: float, order: Order = sequential, spread: Spread = uniform) -> list[int]:

@@ -46,6 +46,8 @@ class Source:
     def of(cls, environment: Mapping[str, Any]) -> "Source":
         """From what `training.environment` found."""
         version = environment.get("packages", {}).get("weightshare", "unknown")
+        if not isinstance(version, str) or not isinstance(environment.get("commit"), str | None):
+            raise TypeError("the environment has a version or a commit that is no text")
         return cls(version, environment.get("commit"), environment.get("dirty"))
 
     def refused(self, now: str) -> str:
@@ -104,10 +106,15 @@ class Cell:
             if data.pop("format") != FORMAT:
                 raise FileError(f"'{path}' is no result of format {FORMAT!r}.")
             outcomes = {int(seed): Outcome(**_read(one)) for seed, one in data.pop("outcomes").items()}
+            texts, tables = ("table", "row", "column", "scale"), ("config", "changed")
+            for names, kind in ((texts, str), (tables, dict)):
+                for name in names:
+                    if not isinstance(data[name], kind):
+                        raise TypeError(f"{name} is a {type(data[name]).__name__}, need a {kind.__name__}")
             return cls(**data, outcomes=outcomes)
         except FileError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise FileError(f"'{path}' is no result file: {type(error).__name__}: {error}") from error
 
 
@@ -228,5 +235,12 @@ def _written(outcome: Outcome) -> dict[str, Any]:
 
 
 def _read(data: dict[str, Any]) -> dict[str, Any]:
+    """An outcome out of a file, every value of its kind; what is wrong raises what `Cell.read` makes an error of."""
     floats = {name: {key: float(value) for key, value in data[name].items()} for name in ("metrics", "numbers")}
-    return {**data, **floats}
+    curves = {
+        key: [None if value is None else float(value) for value in values] for key, values in data["curves"].items()
+    }
+    if not isinstance(data["data"], str | None) or not math.isfinite(data["seconds"]):
+        raise TypeError("data is no name, or seconds no number")
+    Source.of(data["environment"])
+    return {**data, **floats, "curves": curves}

@@ -287,6 +287,8 @@ def with_deltas(settings: RunConfig, deltas: Mapping[str, Any]) -> RunConfig:
     """
     values = asdict(settings)
     for key, value in deltas.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"The key {key!r} is a {type(key).__name__}, need a dotted key such as train.epochs.")
         *path, last = key.split(".")
         inside = values
         for part in path:

@@ -98,6 +98,9 @@ class Request:
         for name, value in (("seeds", self.seeds), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: need 1 or more.")
+        for name, source in (self.data or {}).items():
+            if not isinstance(source, str) or not source:
+                raise ConfigError(f"data {name}={source!r}: need NAME=SOURCE, a packed file or a folder.")
         if bool(self.deltas) != bool(self.name) or not re.fullmatch(r"[A-Za-z0-9_-]*", self.name):
             raise ConfigError(
                 f"name={self.name!r}, deltas={self.deltas!r}: need both or neither, the name of letters, digits, '-'."

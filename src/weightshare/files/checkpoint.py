@@ -49,8 +49,8 @@ def save(model: nn.Module, path: str | Path) -> int:
     Raises:
         ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
         SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
-        FileError: If the state holds anything but dense tensors, or different parameters in the same memory, or if the
-            disk refuses.
+        FileError: If the state holds anything but dense tensors, or different parameters in the same memory, if a plan
+            shares what a codebook, a lattice or a mixture of an earlier one stores, or if the disk refuses.
 
     Example:
         >>> import tempfile
@@ -169,11 +169,19 @@ def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Recipe], dict
 
     Raises:
         ModelChanged: If a weight does not read what its plan stores for it any more.
+        FileError: If a later plan shares what a weight is made of.
     """
     owned, aliases = owners(model)
     coded: dict[str, Recipe] = {}
+    shared = {path for at, plan in applied_plans(model) for group in plan.groups for path in group.under(at).items}
     for name, (_, group) in decoded(applied_plans(model)).items():
         first, second = (owned.pop(key, None) for key in group.keys)
+        again = next((key for key in group.keys if key in aliases or (key not in owned and key in shared)), None)
+        if again is not None:
+            raise FileError(
+                f"Cannot store '{name}': a later plan shares what it is made of, '{again}', and a file holds that for "
+                "each such weight apart. Call unshare_ first, and share one of the two ways."
+            )
         if first is None or second is None:
             raise ModelChanged(
                 f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "

@@ -5,6 +5,7 @@ that leads out of the folder is refused.
 """
 
 from collections.abc import Mapping
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -25,7 +26,7 @@ def located(path: str | Path) -> str | Path:
     Raises:
         FileError: If a folder holds none, or several and none of the usual names.
     """
-    if not isinstance(path, str | Path) or not Path(path).is_dir():
+    if not isinstance(path, str | Path) or not os.path.isdir(path):
         return path
     path = Path(path)
     try:

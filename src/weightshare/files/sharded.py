@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 import torch.distributed as dist
 
-from weightshare.errors import FileError, OptimizerMismatch, SpecError
+from weightshare.errors import FileError, OptimizerMismatch, SharingError, SpecError
 from weightshare.files.atomic import read_json, write_json
 from weightshare.files.checkpoint import owners
 from weightshare.files.recipes import dtype_name
@@ -114,19 +114,25 @@ def load_sharded(
     settle_(model)
     owned, aliases = owners(model)
     content = _content(Path(folder))
-    _expect(str(folder), content, owned, aliases)
     tensors: dict[str, Any] = {f"model.{name}": torch.empty_like(tensor.detach()) for name, tensor in owned.items()}
     state: dict[str, Any] = {}
-    if optimizer is not None:
-        state, more = _restored(str(folder), content.get("optimizer"), innermost(optimizer), owned)
-        tensors |= more
+    try:
+        _expect(str(folder), content, owned, aliases)
+        if optimizer is not None:
+            state, more = _restored(str(folder), content.get("optimizer"), innermost(optimizer), owned)
+            tensors |= more
+    except SharingError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
+        told = str(error).partition("\n")[0]
+        raise FileError(f"'{folder}' is damaged: '{STATE}' says what cannot be: {told}.") from error
     sums = _checksums(sorted(Path(folder).glob("*.safetensors")))
     if sums != content.get("files"):
         wrong = sorted(name for name in {*sums, *content["files"]} if sums.get(name) != content["files"].get(name))
         raise FileError(f"'{folder}' is damaged: its file '{wrong[0]}' is not as it was written.")
     try:
         _quietly(lambda **alone: _dcp().load(tensors, storage_reader=reader_of(str(folder)), **alone))
-    except Exception as error:
+    except (Exception, _dcp().CheckpointException) as error:  # the latter is torch's own, and no `Exception`
         raise FileError(f"Cannot read '{folder}': {error}") from error
     if optimizer is not None:
         innermost(optimizer).load_state_dict(state)
@@ -227,6 +233,8 @@ def _plain(what: str, value: Any) -> Any:
 
 def _as(now: Any, value: Any) -> Any:
     """A setting as the optimizer holds it now: a tensor, a tuple, or what JSON gives."""
+    if isinstance(now, int | float) and not isinstance(value, int | float):
+        raise TypeError(f"a setting of the optimizer is {value!r}, need a number")
     if isinstance(now, Tensor):
         return torch.full_like(now, value)
     return tuple(_as(None, one) for one in value) if isinstance(value, list) and isinstance(now, tuple) else value

@@ -11,12 +11,20 @@
 | `swrn:L/W/K` | SWRN-L-W-K, `K` templates a stage, such as `swrn:28/10/2`; without `/K` one template a layer |
 | `wrn50:W` and `swrn50:W/K` | the same for large images, such as `wrn50:2`, `swrn50:2` |
 | `timm:NAME` | any model of timm |
+| `transformers:NAME` | a class, a kind, a folder or a name of the hub: see `models.of_transformers` |
 | `module:callable` | whatever the callable returns, such as `mypackage.nets:make` |
+| `file.py:callable` | likewise, from a file |
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from difflib import get_close_matches
+from importlib import import_module, util
 from inspect import signature
+from pathlib import Path
+import sys
+import sysconfig
+import traceback
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -55,6 +63,9 @@ OURS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
 """Our own networks: the constructor, the sizes that a name gives (in brackets what may be left out), and an example."""
 
 
+FORMS = "convmixer:C/D/P/K, timm:NAME, transformers:NAME, module:callable or file.py:callable"
+
+
 def build(
     name: str,
     /,
@@ -84,7 +95,7 @@ def build(
     """
     kind, separator, rest = name.partition(":")
     if not separator or not kind or not rest:
-        raise ConfigError(f"model={name!r}: need convmixer:C/D/P/K, timm:NAME or module:callable.")
+        raise ConfigError(f"model={name!r}: need {FORMS}.{_nearest_name(name)}")
     given = {"in_channels": in_channels, "classes": classes}
     try:
         if kind in OURS:
@@ -95,13 +106,21 @@ def build(
         if kind == "timm":
             timm = import_timm()
             names = {"in_chans": in_channels, "num_classes": classes}
+            if ":" not in rest and not timm.is_model(rest):
+                near = get_close_matches(rest, timm.list_models(), n=3)
+                hint = f" Nearest: {', '.join(near)}." if near else ""
+                raise ConfigError(f"Cannot build {name!r}: timm has no such model.{hint}")
             return timm.create_model(rest, **_given(names), **options)
+        if kind == "transformers":
+            from weightshare.models.of_transformers import build_transformers  # which needs this module
+
+            return build_transformers(rest, options)
         make = _callable(name, kind, rest)
         made = make(**_taken(make, _given({**given, "size": size})), **options)
     except ConfigError:
         raise
     except Exception as error:  # whatever a constructor, or a hub that cannot be reached, raises
-        raise ConfigError(f"Cannot build {name!r} with {_given(given) | options}: {error}") from error
+        raise ConfigError(f"Cannot build {name!r} with {_given(given) | options}: {error}{_where(error)}") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"{name!r} returned {type(made).__name__}, need an nn.Module.")
     return made
@@ -166,16 +185,68 @@ def _side(name: str, size: Sequence[int] | None) -> int | None:
 
 def _callable(name: str, module: str, attribute: str) -> Any:
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"model={name!r}: {error}. Known kinds are convmixer:, timm: and an importable module."
-        ) from error
+        if module.partition(".")[0] == "torchvision":
+            mend_torchvision()
+        there = _from_file(module) if module.endswith(".py") else import_module(module)
+    except Exception as error:  # whatever the user's own code raises when it is imported
+        kinds = [*OURS, "timm", "transformers"]
+        near = get_close_matches(module, kinds, n=1)
+        hint = f" Is {near[0]}: meant?" if near else f" Known kinds are {', '.join(kinds)} and an importable module."
+        at = _where(error)
+        raise ConfigError(f"model={name!r}: {type(error).__name__}: {error}{at}.{'' if at else hint}") from error
+    if not hasattr(there, attribute):
+        near = get_close_matches(attribute, dir(there), n=3)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise ConfigError(f"model={name!r}: {module!r} has no {attribute!r}{hint}.")
+    found = getattr(there, attribute)
     if not callable(found):
         raise ConfigError(
             f"model={name!r}: {attribute!r} is a {type(found).__name__}, need a callable that returns a module."
         )
     return found
+
+
+def _from_file(path: str) -> ModuleType:
+    """The module that a file is; it finds modules that lie beside it."""
+    file = Path(path).resolve()
+    spec = util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise FileNotFoundError(f"there is no file '{path}'")
+    module = util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))
+    known = sys.modules.get(file.stem)
+    sys.modules[file.stem] = module  # as dataclasses and pickles ask for it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(file.stem)
+        if known is not None:
+            sys.modules[file.stem] = known
+        raise
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def _where(error: BaseException) -> str:
+    """The line of the user's own code that an error comes from, if it comes from any."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    paths = [*sysconfig.get_paths().values(), str(Path(__file__).parent), "<frozen"]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(tuple(paths))]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
+def _nearest_name(name: str) -> str:
+    """Who might know a name that was given without its kind."""
+    if name in OURS:
+        return f" Give sizes, such as {OURS[name][2]}."
+    try:
+        known = import_timm().list_models()
+    except ConfigError:
+        return ""
+    near = get_close_matches(name, known, n=1)
+    return f" Is timm:{near[0]} meant?" if near else ""
 
 
 def _taken(make: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def fold_(edits: edit.Transaction, tolerance: float) -> nn.Module:
         raise ModelChanged(
             f"Kernels of {len(over)} local layer{'s' * (len(over) > 1)} differ from their mean by more than "
             f"tolerance={tolerance:g} of it ({listed}), so the folded network would compute something else. "
-            "plan_fold(model, inputs) says how much; fold(model, tolerance=inf) takes the means all the same."
+            "plan_fold(model, inputs) says how much; fold(model, tolerance=inf) takes the means all the same. Training "
+            "with Sleep(every=1, lattice=Lattice(period=1)) makes all kernels equal; other sleep keeps modules apart."
         )
     made = {path: folded_layer(layer) for path, layer in layers.items()}
     owners: dict[tuple[int, torch.Size], nn.Parameter] = {}

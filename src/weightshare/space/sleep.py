@@ -138,7 +138,7 @@ class Sleep:
 class SleepHandle(Handle):
     """What `Sleep.attach_` returns: `now()` sleeps at once, `epoch_ended()` tells that an epoch is over.
 
-    Args:
+    Attributes:
         sleeps: How many phases there were.
     """
 

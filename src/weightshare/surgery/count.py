@@ -79,6 +79,19 @@ def distinct(tensor: Tensor) -> int:
     return torch.unique(values.view(torch.uint8) if values.element_size() == 1 else values).numel()
 
 
+def distinct_up_to(tensor: Tensor, most: int) -> int:
+    """How many different values a tensor holds, but not more than `most`: the first few numbers mostly tell.
+
+    Example:
+        >>> distinct_up_to(torch.arange(10.0), 3), distinct_up_to(torch.ones(10), 3)
+        (3, 1)
+    """
+    if tensor.is_meta or most >= tensor.numel():
+        return min(most, distinct(tensor))
+    values = whole(tensor).detach().reshape(-1)
+    return most if distinct(values[: 4 * most]) >= most else min(most, distinct(values))
+
+
 def distinct_values(model: nn.Module) -> int:
     """Different values in a model, counted in each stored tensor and added up."""
     return sum(distinct(site.tensor) for site in sites(model))

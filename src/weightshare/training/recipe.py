@@ -23,6 +23,8 @@ GradientName = Literal["sum", "mean"]
 OptimizerName = Literal["adamw", "sgd"]
 ScheduleName = Literal["cosine", "step", "onecycle"]
 
+LONGEST = 80
+"""Characters of a name that are compared to those that are known: the time for it grows with their square."""
 MILESTONES, FACTOR = (0.5, 0.75), 0.25
 """Of Pogodin 2021: the learning rate is divided by 4 after 100 and 150 of 200 epochs."""
 
@@ -232,7 +234,7 @@ def strict(kind: type[T], data: Mapping[str, Any], at: str = "") -> T:
     hints = get_type_hints(kind)
     for key in data:
         if key not in hints:
-            near = get_close_matches(str(key), hints, n=1, cutoff=0.0)
+            near = get_close_matches(str(key)[:LONGEST], hints, n=1, cutoff=0.0)
             raise ConfigError(
                 f"Unknown key {at + str(key)!r}: did you mean {at + near[0]!r}? Known: {', '.join(hints)}."
             )
@@ -250,7 +252,7 @@ def _value(hint: Any, value: Any, at: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        near = get_close_matches(str(value), arguments, n=1, cutoff=0.0)[0]
+        near = get_close_matches(str(value)[:LONGEST], arguments, n=1, cutoff=0.0)[0]
         raise ConfigError(f"{at}={value!r}: did you mean {near!r}? Known: {', '.join(arguments)}.")
     if is_dataclass(hint) and isinstance(value, Mapping):
         return strict(hint, value, f"{at}.")  # type: ignore[arg-type]
@@ -261,7 +263,7 @@ def _value(hint: Any, value: Any, at: str) -> Any:
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter of whole numbers of hundreds of digits
             pass
     if hint is NoneType and value is None:
         return None

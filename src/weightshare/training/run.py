@@ -8,6 +8,7 @@ similarity.safetensors  coefficients of layers that mix templates, as they chang
 checkpoint.safetensors  state of the training, to resume from
 model.safetensors       the trained model with its plans, for `weightshare.load`
 folded.safetensors      the folded plain model
+folded.md               its model card
 tensorboard/            scalars and pictures, if asked for
 summary.json            counts, accuracy, sizes, seconds
 report.html             the page to look at
@@ -18,6 +19,7 @@ from copy import deepcopy
 from dataclasses import asdict
 import json
 import math
+import os
 from pathlib import Path
 import time
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ from weightshare.planning import Plan, applied_plans
 from weightshare.surgery.shards import whole
 from weightshare.training.data import Data, load_data
 from weightshare.training.environment import environment, peak_memory
+from weightshare.training.folded import save_folded
 from weightshare.training.keeper import CHECKPOINT, EVOLUTION, METRICS
 from weightshare.training.launch import launched, together
 from weightshare.training.loop import History, evaluate, fit
@@ -159,7 +162,7 @@ def _finish(
     """Fold, measure, save and report a trained model."""
     folder = Path(config.out)
     small = fold(model, tolerance=math.inf)  # of local layers the mean kernels; the difference is told
-    difference = output_difference(model, small, data)
+    difference, accuracy = output_difference(model, small, data), evaluate(small, data.test)[1]
     numbers = report(model, data.example)
     summary = {
         "config": asdict(config),
@@ -175,10 +178,10 @@ def _finish(
         "macs": numbers.macs,
         "accuracy": history[-1]["test_accuracy"],
         "loss": history[-1]["test_loss"],
-        "folded_accuracy": evaluate(small, data.test)[1],
+        "folded_accuracy": accuracy,
         "folded_output_difference": difference,
         "model_file_bytes": save(model, folder / MODEL),
-        "folded_file_bytes": save(small, folder / FOLDED),
+        "folded_file_bytes": save_folded(small, folder / FOLDED, config, data, plans, accuracy, difference),
         "images_per_second": sum(row["images_per_second"] for row in history) / len(history),
         "training_seconds": sum(row["seconds"] for row in history),
         "wall_seconds_of_last_session": seconds,
@@ -208,6 +211,11 @@ def prepared(config: RunConfig, data: Data, echo: Callable[[str], None] = _silen
     if config.init is not None:
         load(config.init, model)
     for entry in config.localise:
+        if config.init is not None and entry.start == "draw":
+            raise ConfigError(
+                f"localise draws kernels anew, so nothing would be left of the convolutions in '{config.init}': set "
+                "start: copy, or take init away."
+            )
         echo(f"{entry.apply_(model, data.example)}\n")
     for share in (*config.share, *config.codebook):
         made = plan(model, share.spec, share.where)
@@ -229,7 +237,7 @@ def read_config(folder: str | Path) -> RunConfig:
         ConfigError: If the folder is no run directory, or its configuration was edited into something else.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):  # which is false, too, of a name that no file can have
         raise ConfigError(
             f"'{folder}' is no run directory: it has no {CONFIG}. Make one with: weightshare train --out ..."
         )
@@ -244,7 +252,7 @@ def finished(folder: str | Path, config: RunConfig) -> dict[str, Any] | None:
         SharingError: If its files are damaged.
     """
     folder = Path(folder)
-    if any((folder / name).exists() for name in (CHECKPOINT, MODEL, SUMMARY)):
+    if any(os.path.exists(folder / name) for name in (CHECKPOINT, MODEL, SUMMARY)):
         differs = differences(_decisive(read_config(folder)), _decisive(config))
         if differs:
             raise TrainingError(f"'{folder}' holds another run: {', '.join(differs)}. Choose another, or delete it.")
@@ -263,7 +271,7 @@ def trained(folder: str | Path) -> tuple[nn.Module, Data]:
         SharingError: If the folder is no run directory, the run is not finished or its files are damaged.
     """
     config = read_config(folder)
-    if not (Path(folder) / MODEL).is_file():
+    if not os.path.isfile(Path(folder) / MODEL):
         raise TrainingError(f"The run '{folder}' is not finished. Go on with: weightshare train --out {folder}")
     data = _data(config)
     torch.manual_seed(config.seed)

@@ -10,6 +10,7 @@ those that were at work go on from their checkpoints.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+import os
 from pathlib import Path
 import time
 
@@ -102,7 +103,7 @@ def read_folder(folder: str | Path) -> tuple[SweepConfig, list[Found]]:
         SharingError: If the folder is no sweep, or a run's files are damaged.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise TrainingError(f"'{folder}' is no sweep: it has no {CONFIG}. Make one with: weightshare sweep FILE")
     config = replace(read_sweep(path), out=str(folder))
     return config, [look(run) for run in planned(config)]

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 import random
 import re
+from reprlib import repr as short
 from typing import Any, Literal
 
 from weightshare.errors import ConfigError
@@ -19,6 +20,8 @@ METRICS = (*ROW, *SHARED, *NOISE, *SIMILARITY)
 """What runs can be compared by: a number of each epoch."""
 SEED = "seed"
 """The key over whose values the page averages."""
+MOST_RUNS = 100_000
+"""Runs that a sweep may have: all of them are listed before the first begins."""
 LONGEST = 120  # characters of a run's name; file systems allow 255 bytes
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -84,8 +87,9 @@ class Samples:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < 1 or not self.ranges:
-            raise ConfigError("samples: need a count of 1 or more, and ranges for one key or more.")
+        if not 1 <= self.count <= MOST_RUNS or not self.ranges:
+            raise ConfigError(f"samples: need a count from 1 to {MOST_RUNS:,}, and ranges for one key or more.")
+        _expect_keys(self.ranges, "samples.ranges")
         self.settings()
 
     def settings(self) -> list[dict[str, Any]]:
@@ -141,6 +145,11 @@ class SweepConfig:
         ):
             if not valid:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: need {needed}.")
+        _expect_keys(self.grid, "grid")
+        try:
+            json.dumps(self.base)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"base={short(self.base)}: need plain values: {error}") from error
         for key, values in self.grid.items():
             if not isinstance(values, list) or not values:
                 raise ConfigError(f"grid.{key}={values!r}: need a list of values.")
@@ -148,6 +157,9 @@ class SweepConfig:
                 raise ConfigError(f"grid.{key}={values!r}: a value is there twice.")
             if self.samples is not None and key in self.samples.ranges:
                 raise ConfigError(f"{key} is both in the grid and drawn: need one of them.")
+        runs = math.prod(map(len, self.grid.values())) * (self.samples.count if self.samples else 1)
+        if runs > MOST_RUNS:
+            raise ConfigError(f"The sweep would have {runs:,} runs, need {MOST_RUNS:,} at most: list fewer values.")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -293,10 +305,16 @@ def _put(settings: Any, key: str, value: Any) -> None:
 
 
 def _position(here: Any, part: str, key: str) -> int:
-    if not isinstance(here, list) or not part.isdecimal() or int(part) >= len(here):
+    if not isinstance(here, list) or not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
         held = f"a list of {len(here)}" if isinstance(here, list) else repr(here)
         raise ConfigError(f"The key {key!r} leads nowhere: there is no {part!r} in {held} of the base configuration.")
     return int(part)
+
+
+def _expect_keys(values: Mapping[Any, Any], at: str) -> None:
+    for key in values:
+        if not isinstance(key, str):
+            raise ConfigError(f"{at}: the key {key!r} is a {type(key).__name__}, need a dotted key such as train.lr.")
 
 
 def _range(given: Any, at: str) -> Range:

@@ -24,7 +24,7 @@ from weightshare.kernels import followed, on
 from weightshare.sharing import Assignment, Group, LeftOut
 from weightshare.surgery import edit
 from weightshare.surgery.blocks import in_norm
-from weightshare.surgery.count import distinct
+from weightshare.surgery.count import distinct, distinct_up_to
 from weightshare.surgery.parametrized import foreign_parametrizations
 from weightshare.surgery.sites import Site, decoded_names
 from weightshare.values.choice import holder, not_a_layer
@@ -134,7 +134,7 @@ class Codebook(Decoding):
         if self.clusters is None:
             values = int(as_bits(site.tensor.detach().reshape(-1)).unique().numel())
         else:
-            values = min(self.clusters, distinct(site.tensor))
+            values = distinct_up_to(site.tensor, self.clusters)
             if values == 1 < distinct(site.tensor) and bool((site.tensor == 0).any()):
                 raise SpecError(
                     f"Cannot cluster '{site.path}' into one value: it holds exact zeros, which stay zero. Take "

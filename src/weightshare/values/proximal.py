@@ -165,7 +165,7 @@ class Proximal:
 class ProximalHandle(Handle):
     """What `Proximal.attach_` returns.
 
-    Args:
+    Attributes:
         bounds: After each application, by path: how far a weight is from the exact map at most; 0 where it was exact.
     """
 

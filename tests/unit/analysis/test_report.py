@@ -122,3 +122,10 @@ def test_a_model_without_parameters_is_refused() -> None:
 def test_a_model_whose_tensors_are_empty_is_printed() -> None:
     model = nn.ParameterList([nn.Parameter(torch.empty(0, 3))])
     assert "stored" in str(ws.report(model))
+
+
+@pytest.mark.parametrize(("side", "within"), [(3, "–"), (7, "∞")])
+def test_modules_of_one_position_have_no_ratio(side: int, within: str) -> None:
+    conv = nn.Conv1d(1, 2, 3, padding=1)
+    (line,) = (row for row in str(ws.report(ws.LocallyConnected1d.from_conv(conv, side))).splitlines() if " 3 " in row)
+    assert line.split()[-2:] == [within, "∞"]

@@ -266,3 +266,13 @@ def test_data_reads_every_image_of_a_folder(capsys, tmp_path, monkeypatch):
         (tmp_path / "train" / "bee" / f"{row}.png").write_bytes(b"no image")
     assert call("data", str(tmp_path), "--image-size", "3") == 1
     assert "FileError: 2 of 15 images cannot be read: " in capsys.readouterr().err
+
+
+def test_a_folded_model_that_computes_something_else_is_told_of(capsys, tmp_path):
+    local = ["train", "resnet20:3/5/7", "--model-arg", "blocks=1", "--data", "digits", "--epochs", "1", "--local"]
+    assert call(*local, "--out", str(tmp_path / "apart")) == 0
+    summary = json.loads((tmp_path / "apart" / "summary.json").read_text())
+    told = capsys.readouterr().out
+    assert f"Folded, it computes something else: test accuracy {summary['folded_accuracy']:.2%}" in told
+    assert call("fold", str(tmp_path / "apart")) == 1
+    assert "lattice=Lattice(period=1)" in capsys.readouterr().err

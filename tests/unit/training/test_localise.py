@@ -14,6 +14,7 @@ from torch import nn
 from tests.support import bits
 from weightshare.analysis.report import report
 from weightshare.errors import ConfigError, NoMatch, SpecError, TrainingError
+from weightshare.files.checkpoint import save
 from weightshare.models import build
 from weightshare.space.lattice import Lattice
 from weightshare.space.layer import LocalLayer
@@ -26,7 +27,7 @@ from weightshare.training.keeper import CHECKPOINT
 from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.loop import fit
 from weightshare.training.recipe import Recipe, RunConfig, strict
-from weightshare.training.run import read_history, rewrite_page, run, trained
+from weightshare.training.run import prepared, read_history, rewrite_page, run, trained
 from weightshare.training.workplace import Stopped
 from weightshare.verbs import fold
 
@@ -48,6 +49,19 @@ def digits():
 
 def layers(model: nn.Module) -> list[LocalLayer]:
     return [one for one in model.modules() if isinstance(one, LocalLayer)]
+
+
+def test_kernels_that_were_loaded_are_not_drawn_over(tmp_path):
+    data = load_data("digits")
+    torch.manual_seed(1)
+    before = build(NAME, in_channels=1, classes=10, blocks=1)
+    save(before, tmp_path / "trained.safetensors")
+    made = RunConfig(model=NAME, model_args={"blocks": 1}, data="digits", init=str(tmp_path / "trained.safetensors"))
+    with pytest.raises(ConfigError, match=r"set start: copy"):
+        prepared(replace(made, localise=[Localise()]), data)
+    model, _ = prepared(replace(made, localise=[Localise(start="copy")]), data)
+    images = data.test[:5][0]
+    torch.testing.assert_close(model.eval()(images), before.eval()(images))
 
 
 def test_the_names_stand_for_the_spec():

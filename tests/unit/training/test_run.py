@@ -42,7 +42,7 @@ def test_the_directory_holds_all_that_it_should(finished):
     folder, summary = finished
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "environment.json", "plan.json", "metrics.jsonl", "checkpoint.safetensors",
-        "model.safetensors", "folded.safetensors", "summary.json", "report.html", ".lock",
+        "model.safetensors", "folded.safetensors", "folded.md", "summary.json", "report.html", ".lock",
     }  # fmt: skip
     assert json.loads((folder / "summary.json").read_text()) == summary
     details = json.loads((folder / "environment.json").read_text())
@@ -75,6 +75,15 @@ def test_the_folded_file_holds_each_tensor_once_and_no_plan(finished):
     model = load(folder / "folded.safetensors", build("convmixer:16/4/2/3", in_channels=1, classes=10))
     assert model.blocks[0].depthwise.weight is model.blocks[3].depthwise.weight
     assert torch.equal(tensors(folder / "folded.safetensors")["head.bias"], model.head.bias)
+
+
+def test_the_card_of_the_folded_file_says_what_the_summary_says(finished):
+    folder, summary = finished
+    card = (folder / "folded.md").read_text(encoding="utf-8")
+    assert f"| accuracy on 360 test images | {summary['folded_accuracy']:.2%} |" in card
+    assert f"| bytes on disk | {summary['folded_file_bytes']:,} |" in card
+    assert f"| multiply-accumulates of one input | {summary['macs']:,} |" in card
+    assert "model = build('convmixer:16/4/2/3', in_channels=1, classes=10, size=(8, 8))" in card
 
 
 def test_a_finished_run_is_read_and_not_repeated(finished):

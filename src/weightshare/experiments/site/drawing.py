@@ -180,8 +180,17 @@ def _panel(
     )
 
 
-def trade_off(groups: Mapping[str, Sequence[tuple[int, Point]]]) -> "Figure":
-    """Draw accuracy against stored numbers: a colour and a mark for each group, numbers where there is room."""
+STORED, ACCURACY = "stored numbers", "test accuracy (%), with spread over runs"
+
+
+def trade_off(groups: Mapping[str, Sequence[tuple[int, Point]]], across: str = STORED, up: str = ACCURACY) -> "Figure":
+    """Draw accuracy against stored numbers: a colour and a mark for each group, numbers where there is room.
+
+    Args:
+        groups: Numbered points, by what they have in common.
+        across: What the horizontal axis has.
+        up: What the vertical axis has.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -200,7 +209,7 @@ def trade_off(groups: Mapping[str, Sequence[tuple[int, Point]]]) -> "Figure":
             lw=1,
             label=group,
         )
-    axes.set(xscale="log", xlabel="stored numbers", ylabel="test accuracy (%), with spread over runs")
+    axes.set(xscale="log", xlabel=across, ylabel=up)
     axes.grid(color=INK, alpha=0.2, lw=0.6)
     for (number, point), offset in _labels([one for some in groups.values() for one in some]):
         place = (point.stored, point.accuracy)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 import json
+import math
 from pathlib import Path
 import re
 import statistics
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from weightshare._table import render
 from weightshare.errors import ConfigError, FileError
-from weightshare.files.atomic import replacing, write_json
+from weightshare.files.atomic import read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,16 +92,21 @@ class Result:
         Raises:
             FileError: If the file is none, or of another format.
         """
+        data = read_json(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
                 raise FileError(f"'{path}' is no result of format {FORMAT!r}.")
             for derived in ("mean", "spread", "gap"):
                 data.pop(derived)
-            return cls(**data)
+            made = cls(**data)
+            values = [*made.values, *made.seconds, *made.numbers.values()]
+            values += [] if made.paper_value is None else [made.paper_value]
+            if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+                raise TypeError("values, seconds and numbers have to be finite numbers")
+            return made
         except FileError:
             raise
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OverflowError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise FileError(f"'{path}' is no result file: {type(error).__name__}: {error}") from error
 
 
@@ -159,7 +165,7 @@ def filled(page: str, blocks: Mapping[str, str], markdown: bool = False) -> str:
     for name, text in blocks.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        inside = f"\n{text}\n\n" if markdown else f"```text\n{text}\n```\n"
+        inside = (f"\n{text}\n\n" if text else "") if markdown else f"```text\n{text}\n```\n"
         page, count = pattern.subn(lambda _, whole=begin + inside + end: whole, page)
         if count != 1:
             raise ConfigError(f"The page has {count} places for {name!r}, need one.")

@@ -1,5 +1,6 @@
 """The files of a named set: found where they may lie, else downloaded, and checked in any case."""
 
+import os
 from pathlib import Path
 
 from weightshare.errors import ConfigError
@@ -66,7 +67,7 @@ def _archives(edition: Edition, name: str, home: Path) -> list[Path]:
 
 
 def _first(paths: list[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _download(edition: Edition, name: str, home: Path) -> None:

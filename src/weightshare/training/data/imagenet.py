@@ -1,6 +1,7 @@
 """ImageNet, which its licence does not let anyone hand on: a folder of images or of shards that is there already."""
 
 from dataclasses import replace
+import os
 from pathlib import Path
 
 from weightshare.errors import ConfigError
@@ -30,7 +31,7 @@ def imagenet(home: Path, size: int | None = None) -> Data:
         FileError: If files of it are damaged.
     """
     root = home / "imagenet"
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ConfigError(f"data='imagenet' is not there: looked for the folder '{root}'. {LAYOUT}")
     data = disk_folder(root, size)
     if data.classes != CLASSES:

@@ -53,7 +53,7 @@ def load_data(name: str, data_dir: str | Path | None = None, size: int | None = 
         return disk_folder(Path(name), size)
     if os.sep in name or "/" in name:
         raise ConfigError(f"data={name!r}: there is no such folder, and the name does not end in .npz.")
-    near = get_close_matches(name, SETS, n=1, cutoff=0.0)[0]
+    near = get_close_matches(name[:80], SETS, n=1, cutoff=0.0)[0]
     raise ConfigError(
         f"data={name!r} is not known: did you mean {near!r}? Known: {', '.join(SETS)}, "
         "a path that ends in .npz, a folder of images or of shards."

@@ -1,0 +1,179 @@
+"""Looks at a model: everything is put together here, and the model is left as it was."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from weightshare.analysis.alike import alike
+from weightshare.analysis.example import example_for, untouched
+from weightshare.analysis.inspection import Blocks, Inspection, Part, Role
+from weightshare.analysis.outlook import choices, equal_layers
+from weightshare.analysis.present import Already, already, calls_of
+from weightshare.analysis.steps import cautions, steps
+from weightshare.depth.cka import FEWEST, cka
+from weightshare.depth.measure import Similarity
+from weightshare.errors import SharingError, SpecError
+from weightshare.generating import refuse_foreign
+from weightshare.sharing import Group
+from weightshare.surgery.blocks import Place, join, numbered, places
+from weightshare.surgery.copies import copied
+from weightshare.surgery.count import count
+from weightshare.surgery.quantised import packed_layers
+from weightshare.surgery.sites import Site, sites, unwrapped
+from weightshare.surgery.watch import run
+
+SMALL = 30_000_000
+"""Models up to this many stored numbers are run on random inputs for `cka`; larger ones on given batches alone."""
+EXAMPLES = 16
+"""Random inputs that such a model is run on."""
+
+
+def inspect(
+    model: nn.Module,
+    example_input: Any = None,
+    batches: Iterable[Any] | None = None,
+    name: str = "",
+) -> Inspection:
+    """Say what repeats in a model, what could be shared along each axis, and what that would store.
+
+    Numbers are those of real plans at several rates, none of which is applied. Weights of equal blocks are compared; so
+    is what blocks compute, if batches are given, or the model is small and its input is guessed.
+
+    Args:
+        model: Any module. It is left as it was: its numbers, its modes, its hooks and the random generators.
+        example_input: What the model runs on, a tensor, a sequence of positional arguments or a mapping of keyword
+            arguments; by default one is guessed. It tells how often layers run, and the sizes of convolutions.
+        batches: Inputs, of 4 examples or more each, on which the outputs of blocks are compared.
+        name: What the model is called: a title, and where it has a colon, as `timm:vit_tiny_patch16_224` has, what
+            commands build it by.
+
+    Returns:
+        An `Inspection`: print it, or take its fields, `to_json()` or `page()`.
+
+    Raises:
+        SpecError: If the model cannot run on the example input or on the batches that are given, or has layers without
+            shapes (lazy ones) and no example input.
+        ModelChanged: If layers read a bank that is not theirs.
+
+    Example:
+        >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        >>> found = inspect(net)
+        >>> found.equal, [choice.stored for choice in found.choices if choice.code.startswith("ws.Tie")]
+        (48, [24, 24, 12])
+    """
+    model = unwrapped(model)
+    with untouched(model):
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            model = _built(model, example_input)
+        if not any(True for _ in model.parameters()):
+            return _empty(model, name)
+        return _inspected(model, example_input, batches, name)
+
+
+def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | None, name: str) -> Inspection:
+    refuse_foreign(model)
+    found = sites(model)
+    make, inputs, calls = None, "", None
+    meta = any(site.tensor.is_meta for site in found)
+    held_batches = None if batches is None else _listed(batches)
+    if example_input is None and held_batches:
+        first = held_batches[0]
+        example_input = first[:1] if isinstance(first, Tensor) else first
+    if example_input is not None:
+        calls, inputs = calls_of(model, example_input), "the example input"
+    elif (guess := example_for(model)) is not None:
+        make, inputs = guess
+        example_input = make(1)
+        calls = calls_of(model, example_input)
+    counts, unshared = count(model), equal_layers(model)
+    groups = () if isinstance(unshared, SharingError) else unshared.groups
+    held = tuple(already(model, found, calls))
+    possible = tuple(choices(model, found, example_input))
+    activations = None
+    if held_batches is not None:
+        activations, inputs = cka(model, model, held_batches), "the batches that were given"
+    elif make is not None and groups and counts.stored <= SMALL and not meta:
+        activations, inputs = _of_random(model, make), f"{inputs}, {EXAMPLES} examples"
+    similar = tuple(alike(model, groups, found))
+    blocks, parts = _blocks(model, groups, found)
+    return Inspection(
+        *(type(model).__name__, name, counts.stored, counts.logical, counts.bytes, counts.buffer_bytes),
+        blocks=tuple(blocks),
+        parts=tuple(parts),
+        roles=tuple(
+            sorted(
+                (Role(g.name, g.shape, g.dtype, len(g.items), g.stored_before) for g in groups),
+                key=lambda role: -role.numbers,
+            )
+        ),
+        already=held,
+        choices=possible,
+        alike=similar,
+        activations=activations,
+        inputs=inputs,
+        cautions=tuple(cautions(model, found, possible, held, bool(inputs))),
+        steps=tuple(steps(name if ":" in name else "", possible)),
+    )
+
+
+def _built(model: nn.Module, example_input: Any) -> nn.Module:
+    """A copy whose lazy layers have shapes."""
+    lazy = next(path for path, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor))
+    if example_input is None:
+        raise SpecError(
+            f"'{lazy}' has no shape yet: its lazy module is not built. Give example_input, on which a copy of the "
+            "model is run once, or run the model yourself."
+        )
+    model = copied(model)
+    run(model, example_input)
+    return model
+
+
+def _empty(model: nn.Module, name: str) -> Inspection:
+    bytes_of_buffers = sum(buffer.nbytes for buffer in model.buffers())
+    packed = tuple(Already("quantised", (path,), reason) for path, reason in packed_layers(model).items())
+    return Inspection(type(model).__name__, name, 0, 0, 0, bytes_of_buffers, already=packed)
+
+
+def _blocks(model: nn.Module, groups: Sequence[Group], model_sites: Sequence[Site]) -> tuple[list[Blocks], list[Part]]:
+    """The lists of equal blocks, and the whole model block by block."""
+    found = places(model_sites)
+    lists: dict[tuple[str, Any], tuple[set[int], int]] = {}
+    for group in groups:
+        at = [place for path in group.items if isinstance(place := found[path], Place)]
+        indices, numbers = lists.get((at[0].before, at[0].kind), (set(), 0))
+        lists[at[0].before, at[0].kind] = indices | {place.index for place in at}, numbers + group.stored_before
+    kinds = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
+    listed = [
+        Blocks(before, kinds.get(join(before, str(min(indices))), "Parameter"), len(indices), numbers)
+        for (before, _), (indices, numbers) in lists.items()
+    ]
+    parts: dict[str, Part] = {}
+    befores = {before for before, _ in lists}
+    for site in model_sites:
+        place = found[site.path]
+        at = next(((before, index) for before, index, _ in numbered(site.path) if before in befores), None)
+        path = join(at[0], str(at[1])) if at is not None else site.path.partition(".")[0]
+        kind = (
+            list(lists).index(key)
+            if isinstance(place, Place) and (key := (place.before, place.kind)) in lists
+            else None
+        )
+        before = parts.get(path, Part(path, 0, kind))
+        parts[path] = Part(path, before.numbers + site.tensor.numel(), before.blocks)
+    return listed, list(parts.values())
+
+
+def _of_random(model: nn.Module, make: Any) -> Similarity | None:
+    try:
+        return cka(model, model, [make(EXAMPLES)])
+    except SharingError:  # blocks that give no numbers for each example; nobody asked for it
+        return None
+
+
+def _listed(batches: Iterable[Any]) -> list[Any]:
+    if isinstance(batches, Tensor):
+        raise SpecError(f"batches: got one tensor, need a list of batches of {FEWEST} examples or more, such as [x].")
+    return list(batches)

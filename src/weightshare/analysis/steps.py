@@ -1,0 +1,112 @@
+"""What to mind with a model, and what to do next: lines that run as they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from weightshare.analysis.outlook import Choice
+from weightshare.analysis.present import Already
+from weightshare.surgery.sites import Site
+
+TRAIN = "optimizer = torch.optim.AdamW(ws.param_groups(model, weight_decay=1e-2))  # then train as ever"
+SAVE = 'ws.save(ws.fold(model), "small.safetensors")'
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do next.
+
+    Args:
+        title: What it does.
+        lines: Python that does it to a `model`.
+        command: The same for a shell, where the model has a name and there is a command.
+    """
+
+    title: str
+    lines: str
+    command: str = ""
+
+
+def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
+    """The most useful things to do with a model, three at most.
+
+    Args:
+        name: Of the model on the command line, or nothing.
+        possible: From `choices`.
+
+    Returns:
+        What fits, of: ties at the least rate, or else templates; a codebook of 256 values; folding of local layers, or
+        else the proximal step.
+    """
+    fits = [choice for choice in possible if not choice.refused]
+    found = []
+    depth = next((choice for choice in fits if choice.axis == "depth"), None)
+    if depth is not None:
+        globs = list(depth.where or ())
+        named = [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {globs!r}"] if globs else []
+        planned = f"plan = ws.plan(model, {depth.code}{', where' if globs else ''})"
+        lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE]
+        options = "".join(f" --where '{glob}'" for glob in globs)
+        tie = depth.code.startswith("ws.Tie")
+        command = f"weightshare plan {name} --rate 2 --fuse mean{options}" if name and tie else ""
+        title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers"
+        found.append(Step(title, "\n".join(lines), command))
+    book = next((choice for choice in reversed(fits) if "Codebook" in choice.code), None)
+    if book is not None:
+        title = f"Give each weight few values, and take {book.file:,} bytes on file"
+        found.append(Step(title, "\n".join([f"ws.share_(model, {book.code})", TRAIN, SAVE])))
+    fold = next((choice for choice in fits if choice.code.startswith("ws.fold")), None)
+    pull = next((choice for choice in fits if "Proximal" in choice.code), None)
+    if fold is not None:
+        found.append(Step(f"Fold local layers, and store {fold.stored:,} numbers", f"small = {fold.code}"))
+    elif pull is not None:
+        lines = ["optimizer = torch.optim.SGD(model.parameters(), lr=0.1)", f"{pull.code}.attach_(optimizer, model)"]
+        found.append(Step("Pull weights together while training", "\n".join(lines)))
+    return found
+
+
+def cautions(
+    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already], runs: bool
+) -> list[str]:
+    """What would break, and what to mind: what plans warn of, and what holds for this model.
+
+    Args:
+        model: Any module.
+        model_sites: Every site of it.
+        possible: From `choices`.
+        held: From `already`.
+        runs: Whether an input was given or found.
+    """
+    found = list(dict.fromkeys(note for choice in possible for note in choice.notes if "budget" not in choice.code))
+    norms = {type(site.holder).__name__ for site in model_sites if isinstance(site.holder, _BatchNorm)}
+    depth = any(choice.axis == "depth" and not choice.refused for choice in possible)
+    if norms and depth:
+        found.append(
+            f"{' and '.join(sorted(norms))}: the plans above leave every layer its own. One scale and shift for layers "
+            "of different statistics let SPIN's network diverge (Lin 2022, supplement, table 2)."
+        )
+    if not runs and not any(site.tensor.is_meta for site in model_sites):
+        found.append(
+            "No input was found that the model runs on, so layers that run several times, the sizes of convolutions "
+            "and what blocks compute are not known: give example_input=..., or --input 3x224x224 on the command line."
+        )
+    kinds = {one.kind for one in held}
+    if kinds & {"runs several times", "one module"}:
+        found.append(
+            "Some modules run several times in a pass: under DDP with activation checkpointing that needs "
+            "static_graph=True."
+        )
+    if depth:
+        found.append(
+            "Share before what holds on to parameters: an optimizer (ws.check names what it misses), DDP, fully_shard, "
+            "torch.compile, quantisation. What each method survives is tested: docs/surviving.md."
+        )
+        found.append(
+            "torch.compile has had wrong gradients where one parameter is an input twice: the tests compare compiled "
+            "and eager gradients of every method; do so once with a torch that they do not run on."
+        )
+    if any(site.tensor.is_meta for site in model_sites):
+        found.append("The model is on the meta device: plans are exact, and what needs numbers is left out.")
+    return found

@@ -1,0 +1,249 @@
+"""What is said of a model at first sight: it is what plans say, and the model is left as it was."""
+
+from collections.abc import Callable
+import json
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support import state
+from tests.zoo import ZOO, Case, chain, lazy, parametrized, tied_embedding, used_twice
+import weightshare as ws
+from weightshare.analysis.example import example_for
+from weightshare.analysis.inspecting import inspect
+from weightshare.analysis.inspection import Inspection
+from weightshare.analysis.outlook import pattern
+from weightshare.errors import SharingError, SpecError
+
+PLANNED = {"ws": ws}
+
+
+def kinds(found: Inspection) -> dict[str, tuple[str, ...]]:
+    return {one.kind: one.names for one in found.already}
+
+
+class Looped(nn.Module):
+    """One layer in a loop, as ALBERT has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layer = nn.Linear(3, 5), nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for _ in range(4):
+            x = torch.tanh(self.layer(x))
+        return x
+
+
+class Noisy(nn.Module):
+    """Draws random numbers and writes a buffer, in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.register_buffer("seen", torch.zeros(()))
+        self.last = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        self.last = x
+        return self.fc(x) + torch.randn(3) + random.random()
+
+
+@pytest.mark.parametrize("make", ZOO.values())
+def test_every_module_of_the_zoo_is_looked_at_and_left_alone(make: Callable[[], Case]) -> None:
+    model, example = make()
+    model.train()
+    before, drawn = state(model), torch.get_rng_state()
+    found = inspect(model, example)
+    assert state(model) == before
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert str(found).startswith(f"{type(model).__name__} stores {found.stored:,} numbers")
+    assert json.loads(found.to_json())["stored"] == found.stored > 0
+    assert sum(part.numbers for part in found.parts) == found.stored
+    assert found.equal == sum(blocks.numbers for blocks in found.blocks) <= found.stored
+
+
+@pytest.mark.parametrize("make", [make for name, make in ZOO.items() if name not in ("lazy",)])
+def test_every_number_is_that_of_the_plan(make: Callable[[], Case]) -> None:
+    model = make().model
+    found = inspect(model)
+    planned = [choice for choice in found.choices if choice.code.startswith(("ws.Tie", "ws.Templates", "ws.Codebook"))]
+    assert any(choice.stored is not None for choice in planned)
+    for choice in planned:
+        spec, where = eval(choice.code, PLANNED), None if choice.where is None else list(choice.where)
+        if choice.refused:
+            with pytest.raises(SharingError) as error:
+                ws.plan(model, spec, where)
+            assert str(error.value) == choice.refused
+        else:
+            made = ws.plan(model, spec, where)
+            assert (made.stored_after, found.stored) == (choice.stored, made.stored_before)
+
+
+@pytest.mark.parametrize("name", ["chain", "tied_embedding", "shortcuts", "buffers", "recurrent", "stages", "encoder"])
+def test_the_lines_for_what_to_do_next_run(name: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, step in enumerate(inspect(ZOO[name]().model).steps):
+        model = ZOO[name]().model
+        exec(step.lines, {"ws": ws, "torch": torch, "model": model})
+        if number == 0:
+            assert f"{ws.report(model).stored:,} numbers" in step.title
+
+
+def test_norms_and_what_is_tied_stay_out_of_the_pattern() -> None:
+    model = nn.ModuleDict({"blocks": nn.ModuleList(ZOO["chain"]().model.blocks), "norms": nn.LayerNorm(5)})
+    model["twin"] = model["blocks"][2].fc1
+    found = inspect(model)
+    tie = next(choice for choice in found.choices if choice.code == "ws.Tie(rate=2, fuse=ws.mean)")
+    made = ws.plan(model, ws.Tie(rate=2, fuse=ws.mean), list(tie.where))
+    items = {path for group in made.groups for path in group.items}
+    assert not any("norm" in path for path in items)
+    assert "blocks.0.fc1.weight" in items
+    assert not {"blocks.2.fc1.weight", "twin.weight"} & items
+    assert kinds(found)["one module"] == ("blocks.2.fc1", "twin")
+
+
+def test_a_pattern_names_lists_that_are_deep_enough() -> None:
+    model = ZOO["stages"]().model
+    from weightshare.surgery.sites import sites
+
+    found, groups = sites(model), ws.plan(model, ws.Tie(rate=1)).groups
+    deep = [group for group in groups if len(group.items) > 2]
+    globs = pattern(found, groups, deep)
+    assert {path for group in ws.plan(model, ws.Tie(rate=3), list(globs)).groups for path in group.items} == {
+        path for group in deep for path in group.items
+    }
+
+
+def test_what_is_shared_already_is_named() -> None:
+    assert kinds(inspect(tied_embedding().model)) == {"one parameter": ("embed.weight", "head.weight")}
+    assert kinds(inspect(used_twice().model)) == {"one module": ("once", "again")}
+    assert kinds(inspect(Looped())) == {"runs several times": ("layer",)}
+    assert [one.names for one in inspect(parametrized().model).already] == [(f"{i}.weight",) for i in range(4)]
+    model = chain().model
+    ws.share_(model, ws.Tie(rate=2), "blocks.*.fc1.weight")
+    ws.share_(model, ws.Codebook(3), "stem")
+    assert [one.kind for one in inspect(model).already] == ["tied by a plan", "made by a plan"]
+    frozen = chain().model.requires_grad_(False).to("meta")
+    assert [*kinds(inspect(frozen))] == ["on meta", "frozen"]
+
+
+def test_two_parameters_in_one_memory_are_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    assert kinds(inspect(model)) == {"same memory": ("0.weight", "1.weight")}
+
+
+def test_nothing_stays_of_a_run() -> None:
+    model = Noisy()
+    before, torch_state, python_state = state(model), torch.get_rng_state(), random.getstate()
+    assert inspect(model).inputs == "random numbers, 3"
+    assert state(model) == before
+    assert model.seen == 0
+    assert model.last is None
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert random.getstate() == python_state
+
+
+def test_the_model_is_left_alone_where_it_cannot_run() -> None:
+    model = chain().model
+    before = state(model)
+    with pytest.raises(SpecError, match="cannot run on the example input"):
+        inspect(model, torch.zeros(1, 4))
+    assert state(model) == before
+
+
+def test_a_lazy_model_needs_an_input() -> None:
+    model, example = lazy()
+    with pytest.raises(SpecError, match=r"'0.weight' has no shape yet.*Give example_input"):
+        inspect(model)
+    assert inspect(model, example).stored == sum(p.numel() for p in ZOO["built"]().model.parameters())
+
+
+def test_without_parameters_there_is_nothing_to_share() -> None:
+    found = inspect(nn.Sequential(nn.ReLU(), nn.Flatten()))
+    assert (found.stored, found.choices) == (0, ())
+    assert str(found) == "Sequential has no parameters: there is nothing to share."
+
+
+@pytest.mark.parametrize("model", [nn.Linear(7, 5), nn.LSTM(7, 11, 3)])
+def test_one_layer_says_why_nothing_repeats(model: nn.Module) -> None:
+    found = inspect(model)
+    assert found.lead.endswith("no block is equal to another.")
+    (depth,) = (choice for choice in found.choices if choice.axis == "depth")
+    assert "in no repeated block" in depth.refused
+    assert "in no repeated block" in str(found)
+
+
+def test_random_weights_are_told_from_alike_ones() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(61, 61) for _ in range(5)))
+    assert "independent random numbers" in str(inspect(model))
+    with torch.no_grad():
+        model[3].weight.add_(model[1].weight)
+    found = inspect(model)
+    (one,) = found.alike
+    assert "independent random numbers" not in str(found)
+    assert one.closest[:2] == ("1", "3")
+    wanted = nn.functional.cosine_similarity(model[1].weight.flatten(), model[3].weight.flatten(), dim=0)
+    assert one.closest[2] == pytest.approx(wanted.item(), abs=1e-6)
+
+
+def test_large_weights_are_drawn_from_and_nearly_right() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(701, 701, bias=False) for _ in range(2)))
+    with torch.no_grad():
+        model[1].weight.mul_(0.5).add_(model[0].weight)
+    (one,) = inspect(model).alike
+    assert one.numbers == 2**18 < 701**2
+    wanted = nn.functional.cosine_similarity(*(layer.weight.flatten() for layer in model), dim=0).item()
+    assert one.closest[2] == pytest.approx(wanted, abs=0.005)
+
+
+def test_given_batches_say_what_blocks_compute() -> None:
+    model = chain().model
+    batches = [torch.randn(11, 3) for _ in range(3)]
+    found = inspect(model, batches=batches)
+    from weightshare.depth.cka import cka
+
+    assert torch.equal(found.activations.values, cka(model, model, batches).values)
+    with pytest.raises(SpecError, match="got one tensor, need a list"):
+        inspect(model, batches=batches[0])
+
+
+def test_convolutions_and_local_layers_say_what_they_would_store() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 7, 3))
+    example = torch.randn(1, 3, 11, 13)
+    space = {c.code: c for c in inspect(model, example).choices if c.axis == "space"}
+    ws.localize_(model, example)
+    stored = sum(p.numel() for p in model.parameters())
+    assert space["ws.localize_(model, example_input)"].stored == stored
+    space = {c.code: c for c in inspect(model, example).choices if c.axis == "space"}
+    assert space["ws.fold(model)"].stored == sum(p.numel() for p in ws.fold(model).parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Linear(7, 5), "random numbers, 7"),
+        (nn.LSTM(7, 5), "random numbers, 8×7"),
+        (nn.Sequential(nn.Conv1d(3, 5, 3), nn.ReLU()), "random numbers, 3×224"),
+        (nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 30 * 30, 2)), "random numbers, 3×32×32"),
+        (nn.Sequential(nn.Embedding(13, 5), nn.Linear(5, 3)), "8 random tokens of 13"),
+        (nn.TransformerEncoderLayer(10, 2, 7), "random numbers, 8×10"),
+    ],
+)
+def test_an_input_is_guessed(model: nn.Module, said: str) -> None:
+    make, found = example_for(model)
+    assert found == said
+    model(make(3))
+
+
+def test_an_input_that_nobody_can_guess_is_asked_for() -> None:
+    found = inspect(nn.Bilinear(3, 5, 2))
+    assert found.inputs == ""
+    assert any("give example_input" in text for text in found.cautions)
