@@ -36,7 +36,10 @@ def pytest_sessionfinish(session):
         file = path if path.suffix == ".json" else path / f"{name}.json"
         before = json.loads(file.read_text())["ratios"] if file.is_file() else {}
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"environment": environment() | {"rivals": versions()}, "ratios": before | found}, indent=1) + "\n")
+        file.write_text(
+            json.dumps({"environment": environment() | {"rivals": versions()}, "ratios": before | found}, indent=1)
+            + "\n"
+        )
 
 
 def paired(ours, rival, rounds):

@@ -50,7 +50,7 @@ class Task:
 
     Args:
         run: Does it once.
-        result: What the last run found, in the same form for every way of a contest, or `None` where it is another thing.
+        result: What the last run found, in the same form for every way of a contest; `None` where it is another thing.
         stored: Numbers or bytes that this way keeps, where a contest is about that.
     """
 
@@ -220,11 +220,15 @@ class Running:
         alike = {"OMP_NUM_THREADS": count, "NUMBA_NUM_THREADS": count, "TF_NUM_INTRAOP_THREADS": count}
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.contest", self.name, self.way]
-        self.said = tempfile.TemporaryFile("w+")
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
         self.process = subprocess.Popen(
             *(command,),
-            **{"cwd": ROOT, "env": os.environ | alike | quiet, "text": True, "stderr": self.said},
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+            cwd=ROOT,
+            env=os.environ | alike | quiet,
+            text=True,
+            stderr=self.said,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     def answer(self) -> Any:
@@ -253,8 +257,8 @@ def compare(name: str) -> dict[str, Any]:
     """Measure a contest: for each way and size the median ratio of rounds, seconds, memory and error.
 
     Returns:
-        `ways`, by name and size the numbers; `exponents`, by name the slope of time over size in logarithms; `left_out`,
-        by name what is not installed.
+        `ways`, by name and size the numbers; `exponents`, by name the slope of time over size in logarithms;
+        `left_out`, by name what is not installed; `threads`.
     """
     held = contest(name)
     first, *_ = held.ways

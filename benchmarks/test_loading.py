@@ -24,8 +24,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tests.unit.training.made_up_shards import write_tar
 from benchmarks.contest import TINY
+from tests.unit.training.made_up_shards import write_tar
 import weightshare as ws
 from weightshare.training.data import Augment, augmentation, listed, load_data
 

@@ -71,9 +71,7 @@ MAPS = {
 }
 SLOW = {"end"}  # not for more than a million
 MISSING = {"torchisotonic"} - {name for name in MAPS if find_spec(name)}  # a rival that need not be installed
-CASES = [
-    (name, n) for n in SIZES for name in MAPS if name not in MISSING | (SLOW if n > 10**6 else set())
-]
+CASES = [(name, n) for n in SIZES for name in MAPS if name not in MISSING | (SLOW if n > 10**6 else set())]
 
 
 @pytest.mark.parametrize(("name", "n"), CASES, ids=[f"{name}-{n:.0e}" for name, n in CASES])

@@ -146,7 +146,16 @@ def test_seeds_at_once(kind: str, tmp_path: Path, measured) -> None:
 
     def started(name: str, seed: int, threads: int) -> subprocess.Popen:
         command = [sys.executable, "-m", "weightshare", "train", network, "--data", str(packed), *options]
-        command += ["--epochs", str(1 if TINY else epochs), "--seed", str(seed), "--device", "cpu", "--out", str(tmp_path / name)]
+        command += [
+            "--epochs",
+            str(1 if TINY else epochs),
+            "--seed",
+            str(seed),
+            "--device",
+            "cpu",
+            "--out",
+            str(tmp_path / name),
+        ]
         env = os.environ | {"OMP_NUM_THREADS": str(threads)}
         return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -1,7 +1,7 @@
 """Every fast path against every rival that installs: time, memory, error, and how time grows with size.
 
-One contest a test; `contests/` has them, `contest.py` says how they are measured, and docs/benchmarks.md is made of what
-they write. What a way claims (`goal`) is the ratio of times at the last size of the table, at most.
+One contest a test; `contests/` has them, `contest.py` says how they are measured, and docs/benchmarks.md is made of
+what they write. What a way claims (`goal`) is the ratio of times at the last size of the table, at most.
 """
 
 import pytest

@@ -61,7 +61,9 @@ def test_generating_over_layer_by_layer(templates, backward, against):
 
 def network(name):
     torch.manual_seed(0)
-    return ws.models.build({"ours": "swrn:28/1/2" if TINY else "swrn:28/10/2", "rival": "wrn:28/1" if TINY else "wrn:28/10"}[name])
+    return ws.models.build(
+        {"ours": "swrn:28/1/2" if TINY else "swrn:28/10/2", "rival": "wrn:28/1" if TINY else "wrn:28/10"}[name]
+    )
 
 
 def steps(model, batch=BATCH):

@@ -79,7 +79,9 @@ def rows(held: Contest, found: dict[str, Any]) -> list[tuple[str, ...]]:
             cells = [f"{int(size):,}", name, seconds(at["seconds"])]
             cells += ["" if name == first else f"{at['ratio']:.3g}", goal, megabytes(at["memory"])]
             cells += ["" if name == first else memory_ratio(ours["memory"], at["memory"])]
-            cells += [_error(at.get("error", found["ways"][name][str(min(map(int, found["ways"][name])))].get("error")))]
+            cells += [
+                _error(at.get("error", found["ways"][name][str(min(map(int, found["ways"][name])))].get("error")))
+            ]
             cells += [f"{at['stored']:,}"] if held.stored else []
             listed.append((*cells, "" if slope is None else f"{slope:.2f}", judged))
     return listed
@@ -203,8 +205,8 @@ def machine() -> str:
     also = ", ".join(f"{name} {version}" for name, version in on.get("rivals", {}).items())
     dirty = ", with changes" if on["dirty"] else ""
     return (
-        f"{on['processor']}, {on['cores']} cores, {' or '.join(map(str, counts))} threads for every way, {on['system']}, "
-        f"Python {on['python']}; commit {on['commit']}{dirty}.\n\n{versions}.\n\nRivals: {also}."
+        f"{on['processor']}, {on['cores']} cores, {' or '.join(map(str, counts))} threads for every way, "
+        f"{on['system']}, Python {on['python']}; commit {on['commit']}{dirty}.\n\n{versions}.\n\nRivals: {also}."
     )
 
 
@@ -230,6 +232,8 @@ def draw() -> "Figure":
             at = [int(size) for size in sizes]
             axes.plot(at, [one["seconds"] for one in sizes.values()], style, color=colour, label=label, **line)
         axes.set(xscale="log", yscale="log")
+        axes.set_xticks(held.sizes, [f"{size:,}" if size < 10_000 else f"{size:.0e}" for size in held.sizes])
+        axes.minorticks_off()
         axes.set_title(held.title, color=INK, fontsize=10)
         axes.set_xlabel(held.unit, color=INK)
         axes.set_ylabel("seconds", color=INK)

@@ -14,7 +14,9 @@ def grid(side: int) -> tuple[Tensor, Tensor]:
     """A noisy step, and the pairs of neighbours of a square grid."""
     source = torch.Generator().manual_seed(0)
     at = torch.arange(side * side).view(side, side)
-    pairs = [torch.stack([one.flatten(), other.flatten()]) for one, other in ((at[:, 1:], at[:, :-1]), (at[1:], at[:-1]))]
+    pairs = [
+        torch.stack([one.flatten(), other.flatten()]) for one, other in ((at[:, 1:], at[:, :-1]), (at[1:], at[:-1]))
+    ]
     step = (torch.arange(side) >= side // 2).double().expand(side, side)
     return step + 0.3 * torch.randn(side, side, generator=source, dtype=torch.float64), torch.cat(pairs, 1)
 
@@ -60,8 +62,9 @@ def task(find):
 CONTEST = Contest(
     title="Weights coupled along a graph",
     text=(
-        "Neighbours of a square grid pulled together (total variation of differences along both axes), float64; size is its "
-        "side. The error is the objective above the least known, relative to it; a solver may be below by rounding."
+        "Neighbours of a square grid pulled together (total variation of differences along both axes), float64; "
+        "size is its side. The error is the objective above the least known, relative to it; a solver may be "
+        "below by rounding."
     ),
     unit="side",
     sizes=(8, 16, 32, 64),

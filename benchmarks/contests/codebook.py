@@ -86,8 +86,9 @@ def task(find):
 CONTEST = Contest(
     title="Sixteen values for a weight",
     text=(
-        "Codebook and labels of float32 weights of `N(0, 0.05²)`, and the weight that they make; size is how many. The error is "
-        "`‖Ŵ − W‖ / ‖W‖`, so that time can be read beside what it buys; the optimum for a normal distribution is 0.0979."
+        "Codebook and labels of float32 weights of `N(0, 0.05²)`, and the weight that they make; size is how "
+        "many. The error is `‖Ŵ − W‖ / ‖W‖`, so that time can be read beside what it buys; the optimum for a "
+        "normal distribution is 0.0979."
     ),
     unit="weights",
     sizes=(1_000, 10_000, 100_000, 1_000_000),
@@ -105,7 +106,10 @@ CONTEST = Contest(
             task(by_coremltools), "k-means of its own, by distances of every weight", needs="coremltools", most=1e5
         ),
         "torchao, codebook": Way(
-            task(by_torchao), "a prototype for vectors: greedy start, every distance in memory", needs="torchao", most=1e5
+            task(by_torchao),
+            "a prototype for vectors: greedy start, every distance in memory",
+            needs="torchao",
+            most=1e5,
         ),
     },
 )

@@ -62,8 +62,9 @@ def task(find):
 CONTEST = Contest(
     title="Counting what is stored",
     text=(
-        "A model whose head is its embedding and whose blocks are tied in twos; size is its depth. Numbers are what each counts; the "
-        "error is how many that is from the truth. `count` also tells stored from logical numbers, bytes and buffers."
+        "A model whose head is its embedding and whose blocks are tied in twos; size is its depth. Numbers are "
+        "what each counts; the error is how many that is from the truth. `count` also tells stored from logical "
+        "numbers, bytes and buffers."
     ),
     unit="blocks",
     sizes=(4, 8, 16, 32),
@@ -76,7 +77,8 @@ CONTEST = Contest(
         "count": Way(task(lambda model: count(model).stored), ours=True),
         "ws.report": Way(task(lambda model: ws.report(model).stored), "all else of the report too", ours=True),
         "sum over parameters()": Way(
-            task(lambda model: sum(one.numel() for one in model.parameters())), "right here; says nothing of what is tied"
+            task(lambda model: sum(one.numel() for one in model.parameters())),
+            "right here; says nothing of what is tied",
         ),
         "sum over state_dict()": Way(
             task(lambda model: sum(one.numel() for one in model.state_dict().values())), "counts a tie under every name"

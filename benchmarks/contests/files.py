@@ -59,8 +59,9 @@ def unpickle(path: Path, net: nn.Module) -> None:
 CONTEST = Contest(
     title="Files of shared weights",
     text=(
-        "Write and read again 8 linear layers of one width, tied in twos, whose weights have 16 values; size is the width. Bytes are of "
-        "the file. Only ours flushes to the disk, sums the bytes of every tensor up, and finds few values."
+        "Write and read again 8 linear layers of one width, tied in twos, whose weights have 16 values; size is "
+        "the width. Bytes are of the file. Only ours flushes to the disk, sums the bytes of every tensor up, and "
+        "finds few values."
     ),
     unit="width",
     sizes=(64, 128, 256, 512, 1024),

@@ -58,8 +58,9 @@ def task(find):
 CONTEST = Contest(
     title="Whole filters pulled together",
     text=(
-        "Convex clustering of filters of 9 numbers, all pairs coupled, float64, to a gap of 1e-12; size is how many filters. The "
-        "error is the objective above the least known, relative to it; a solver may be below by rounding."
+        "Convex clustering of filters of 9 numbers, all pairs coupled, float64, to a gap of 1e-12; size is how "
+        "many filters. The error is the objective above the least known, relative to it; a solver may be below by"
+        " rounding."
     ),
     unit="filters",
     sizes=(8, 16, 32, 64),

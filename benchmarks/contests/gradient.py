@@ -1,5 +1,7 @@
 """Forward and backward through the proximal map, against isotonic regression that can be differentiated."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def error(n: int, found: Tensor) -> float:
     moved, order = free(weights(n).double())
     blocks = isotonic_regression(moved.numpy()).blocks
     g = gradient(n).double()[order]
-    means = [g[start:stop].mean().expand(stop - start) for start, stop in zip(blocks[:-1], blocks[1:], strict=True)]
+    means = [g[start:stop].mean().expand(stop - start) for start, stop in itertools.pairwise(blocks)]
     return float((found.double()[order] - torch.cat(means)).abs().max())
 
 
@@ -51,7 +53,10 @@ def task(find):
 
 CONTEST = Contest(
     title="Through the proximal map and back",
-    text="The map and its gradient, as layers that have it inside need them; the error is the gradient's, against float64.",
+    text=(
+        "The map and its gradient, as layers that have it inside need them; the error is the gradient's, against "
+        "float64."
+    ),
     unit="weights",
     sizes=(1_000, 10_000, 100_000, 1_000_000),
     shown=(1_000, 1_000_000),

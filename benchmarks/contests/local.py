@@ -105,7 +105,7 @@ class ByGroups(Unfolded):
 
 
 class ByPositions(Unfolded):
-    """What is published of Keras's first implementation: a slice for each position, stacked, and one batched product."""
+    """What is published of Keras's first implementation: a slice for each position, stacked, one batched product."""
 
     def laid(self, kernels: Tensor) -> Tensor:
         return kernels.permute(0, 1, 3, 2, 4).flatten(2, 3).flatten(0, 1)
@@ -213,9 +213,9 @@ def written(kind: type[Unfolded]):
 CONTEST = Contest(
     title="Locally connected layers",
     text=(
-        "Forward and backward, by the input too, of a 3×3 layer of 16 channels and padding 1, 64 images, float32. Size is "
-        "the side of the image. Every way has the same kernels, lying as suits it; the error is of the output and of the "
-        "gradient of the input, over their greatest number, against float64."
+        "Forward and backward, by the input too, of a 3×3 layer of 16 channels and padding 1, 64 images, float32."
+        " Size is the side of the image. Every way has the same kernels, lying as suits it; the error is of the "
+        "output and of the gradient of the input, over their greatest number, against float64."
     ),
     unit="side",
     sizes=(8, 16, 32, 64),

@@ -94,8 +94,8 @@ def dense(width: int) -> Task:
 CONTEST = Contest(
     title="Weights read from a codebook",
     text=(
-        "A linear layer of one width whose weight has 16 values, forward and backward, 64 inputs, float32; size is the width. The error "
-        "is of the output and of the codebook's gradient, relative, against float64."
+        "A linear layer of one width whose weight has 16 values, forward and backward, 64 inputs, float32; size "
+        "is the width. The error is of the output and of the codebook's gradient, relative, against float64."
     ),
     unit="width",
     sizes=(128, 256, 512, 1024),

@@ -47,7 +47,7 @@ def task(find):
 
 CONTEST = Contest(
     title="The pairwise penalty and its gradient",
-    text="`R(w)` and its gradient, float32; the error is relative, of both, against float64.",
+    text=("`R(w)` and its gradient, float32; the error is relative, of both, against float64."),
     unit="weights",
     sizes=(1_000, 10_000, 100_000, 1_000_000),
     shown=(1_000, 1_000_000),

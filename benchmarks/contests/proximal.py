@@ -55,7 +55,9 @@ def by_cvxpy(w: Tensor) -> Tensor:
     one, other = np.tril_indices(n, -1)
     row = np.arange(len(one))
     shape = (len(one), n)
-    pairs = sparse.csr_array((np.ones(len(one)), (row, one)), shape) - sparse.csr_array((np.ones(len(one)), (row, other)), shape)
+    pairs = sparse.csr_array((np.ones(len(one)), (row, one)), shape) - sparse.csr_array(
+        (np.ones(len(one)), (row, other)), shape
+    )
     z = cvxpy.Variable(n)
     cost = cvxpy.sum_squares(z - w.double().numpy()) / 2 + STEP / (n - 1) * cvxpy.norm1(pairs @ z)
     cvxpy.Problem(cvxpy.Minimize(cost)).solve()
@@ -85,8 +87,9 @@ def task(find):
 CONTEST = Contest(
     title="The proximal map of the pairwise penalty",
     text=(
-        "float32 weights of `N(0, 0.05²)`, step 0.01; size is how many. Isotonic regression needs the weights sorted and moved "
-        "first and put back afterwards, which `torch.sort` does and counts. The error is against scipy's in float64."
+        "float32 weights of `N(0, 0.05²)`, step 0.01; size is how many. Isotonic regression needs the weights "
+        "sorted and moved first and put back afterwards, which `torch.sort` does and counts. The error is against"
+        " scipy's in float64."
     ),
     unit="weights",
     sizes=(100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000),
@@ -96,13 +99,19 @@ CONTEST = Contest(
     ways={
         "ws.prox_pairwise": Way(task(lambda w: ws.prox_pairwise(w, STEP)), ours=True),
         "ws.prox_pairwise_binned": Way(
-            task(lambda w: ws.prox_pairwise_binned(w, STEP)[0]), "no sort: 65,536 bins, an error of one at most", ours=True
+            task(lambda w: ws.prox_pairwise_binned(w, STEP)[0]),
+            "no sort: 65,536 bins, an error of one at most",
+            ours=True,
         ),
         "torch.sort + scipy": Way(task(by_scipy), "a stable sort of float and index, and float64 throughout", goal=0.4),
         "torch.sort + scikit-learn": Way(task(by_sklearn), "the same, by scikit-learn", goal=0.4),
-        "torch.sort + torchisotonic": Way(task(by_torchisotonic), "the same, compiled for torch", goal=0.4, needs="torchisotonic"),
+        "torch.sort + torchisotonic": Way(
+            task(by_torchisotonic), "the same, compiled for torch", goal=0.4, needs="torchisotonic"
+        ),
         "imminent collisions": Way(
-            task(lambda w: imminent_collisions(w, STEP)), "the paper's: a round for each generation of collisions", goal=0.4
+            task(lambda w: imminent_collisions(w, STEP)),
+            "the paper's: a round for each generation of collisions",
+            goal=0.4,
         ),
         "search collisions": Way(
             task(lambda w: search_collisions(w, STEP)), "the paper's: a binary search in each round", goal=0.1, most=1e6

@@ -62,8 +62,9 @@ def task(find):
 CONTEST = Contest(
     title="Regression with shared coefficients",
     text=(
-        "`½/n ‖Xw − y‖² + 0.1 R(w)` of `d` coefficients and `2d` observations, float64, to a gap of 1e-9; size is `d`. The error is "
-        "the objective above the least known, relative to it; a solver may be below by rounding."
+        "`½/n ‖Xw − y‖² + 0.1 R(w)` of `d` coefficients and `2d` observations, float64, to a gap of 1e-9; size is"
+        " `d`. The error is the objective above the least known, relative to it; a solver may be below by "
+        "rounding."
     ),
     unit="coefficients",
     sizes=(25, 50, 100, 200),

@@ -63,8 +63,8 @@ def task(find):
 CONTEST = Contest(
     title="The proximal map, each row by itself",
     text=(
-        "Rows of 256 float32 weights of `N(0, 0.05²)`, step 0.01, as `Proximal(granularity=\"row\")` has them; size is how many "
-        "rows. The error is against scipy's isotonic regression in float64."
+        'Rows of 256 float32 weights of `N(0, 0.05²)`, step 0.01, as `Proximal(granularity="row")` has them; size'
+        " is how many rows. The error is against scipy's isotonic regression in float64."
     ),
     unit="rows",
     sizes=(16, 128, 1024, 8192),

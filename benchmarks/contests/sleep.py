@@ -53,9 +53,9 @@ def by_loop(side: int) -> Task:
 CONTEST = Contest(
     title="Instant sharing of kernels",
     text=(
-        "`Sleep.now_` on a 3×3 layer of 16 channels, all positions in one class, float32. Size is the side of the image. "
-        "Ours looks for local layers, checks that all numbers are finite, and takes sums in rows; "
-        "the rivals know which tensor it is and check nothing."
+        "`Sleep.now_` on a 3×3 layer of 16 channels, all positions in one class, float32. Size is the side of the"
+        " image. Ours looks for local layers, checks that all numbers are finite, and takes sums in rows; the "
+        "rivals know which tensor it is and check nothing."
     ),
     unit="side",
     sizes=(8, 16, 32, 64),

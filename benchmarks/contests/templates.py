@@ -92,8 +92,9 @@ def parametrized(product: bool, cached: bool = False):
 CONTEST = Contest(
     title="Weights made of templates",
     text=(
-        "8 linear layers of one width that read 2 templates, forward and backward, 8 inputs, float32; size is the width. The error is "
-        "of the output and of the templates' gradient, relative, against float64. Numbers are parameters that the network holds."
+        "8 linear layers of one width that read 2 templates, forward and backward, 8 inputs, float32; size is the"
+        " width. The error is of the output and of the templates' gradient, relative, against float64. Numbers "
+        "are parameters that the network holds."
     ),
     unit="width",
     sizes=(64, 128, 256, 512, 1024),

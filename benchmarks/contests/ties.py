@@ -104,8 +104,9 @@ def x_transformers(tie: str):
 CONTEST = Contest(
     title="One block read at every depth",
     text=(
-        "Transformer encoders of width 64 whose blocks are all one, forward and backward, 4 × 32 tokens, float32; size is the depth. "
-        "Numbers are the distinct parameters that the network holds. A tie saves numbers and no time: level is the best there is."
+        "Transformer encoders of width 64 whose blocks are all one, forward and backward, 4 × 32 tokens, float32;"
+        " size is the depth. Numbers are the distinct parameters that the network holds. A tie saves numbers and "
+        "no time: level is the best there is."
     ),
     unit="blocks",
     sizes=(2, 4, 8, 16),

@@ -23,6 +23,7 @@ from weightshare._table import shape_text
 from weightshare.decoding import mix, refuse_nonfinite
 from weightshare.depth.budget import allocate, checked_budget, in_numbers
 from weightshare.depth.mixable import common_name, refused, vector
+from weightshare.depth.mixing import mixtures
 from weightshare.depth.notes import of_dtypes
 from weightshare.depth.starts import Init, lost_at_start, start
 from weightshare.depth.widths import checked_shapes, differs_in_width, envelope, leading, shapes_text
@@ -138,8 +139,7 @@ class TemplateBank(Bank):
         self.shapes = tuple(shapes)
 
     def make(self) -> Sequence[Tensor]:
-        # Not rows by index: the gradient of each would be as large as all layers together.
-        made = mix(self.coefficients, self.templates).unbind()
+        made = mixtures(self.coefficients, self.templates)
         if not self.shapes:
             return made
         return [leading(whole, shape).contiguous() for whole, shape in zip(made, self.shapes, strict=True)]

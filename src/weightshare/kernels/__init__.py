@@ -23,7 +23,7 @@ from torch.autograd import forward_ad
 
 
 def on(device: torch.device | None) -> ModuleType:
-    """The module of kernels for tensors on a device: the compiled one where it can be had, else `plain`; of `None` too."""
+    """The kernels for tensors on a device: the compiled ones where they can be had, else, and for `None`, `plain`."""
     return _module("" if device is None else device.type)
 
 
@@ -31,10 +31,14 @@ def followed(*tensors: Tensor) -> bool:
     """Whether something follows what is computed from tensors, so that it has to be torch's own operations: gradients,
     a transform of torch.func, forward-mode derivatives, a compiler, or a tensor's own class.
     """
+    return (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)) or traced(*tensors)
+
+
+def traced(*tensors: Tensor) -> bool:
+    """The same but for gradients: then what has a backward pass of its own serves too."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return recorded or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    return any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in tensors)
 
 
 @cache
