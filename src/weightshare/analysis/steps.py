@@ -90,8 +90,8 @@ def cautions(
     if not runs and not any(site.tensor.is_meta for site in model_sites):
         found.append(
             "No input was found that the model runs on, so layers that run several times, the sizes of convolutions "
-            "and what blocks compute are not known: give example_input=... (several inputs as a tuple or a dict), or --input "
-            "3x224x224 on the command line, whose error says what fails."
+            "and what blocks compute are not known: give example_input=... (several inputs as a tuple or a dict), or "
+            "--input 3x224x224 on the command line, whose error says what fails."
         )
     kinds = {one.kind for one in held}
     if kinds & {"runs several times", "one module"}:

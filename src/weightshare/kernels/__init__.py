@@ -24,7 +24,11 @@ from torch.autograd import forward_ad
 
 def on(device: torch.device | None) -> ModuleType:
     """The kernels for tensors on a device: the compiled ones where they can be had, else, and for `None`, `plain`."""
-    return _module("" if device is None else device.type)
+    if device is None:
+        from weightshare.kernels import plain  # compilers follow this, and warn of what is cached
+
+        return plain
+    return _module(device.type)
 
 
 def followed(*tensors: Tensor) -> bool:
