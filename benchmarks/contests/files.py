@@ -31,7 +31,9 @@ def network(width: int, by_hand: bool = False) -> nn.Sequential:
 
 
 def error(width: int, found: list[Tensor]) -> float:
-    return max(float((one - layer.weight).abs().max()) for one, layer in zip(found, network(width), strict=True))
+    return max(
+        float((one - layer.weight).detach().abs().max()) for one, layer in zip(found, network(width), strict=True)
+    )
 
 
 def task(write, read, by_hand: bool = True):

@@ -43,7 +43,10 @@ def run_file(name, *options):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
-@pytest.mark.parametrize("name", FILES)
+QUICK = ("depth", "prox")
+
+
+@pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in FILES])
 def test_a_file_runs(name):
     run_file(name)
 

@@ -28,6 +28,7 @@ OWN = {
     "docs/files.md": "test_files_page.py",
     "docs/integrations.md": "test_integrations.py",
     "docs/reproduce.md": "test_reproduce_page.py",
+    **{f"docs/tutorials/{name}.md": "test_tutorials.py" for name in ("local", "templates", "ties", "values")},
 }
 """Pages whose code needs something around it, and the test that gives it."""
 PAGES = [page for page in names() if page not in OWN and blocks(page, "python")]

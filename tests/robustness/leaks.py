@@ -6,10 +6,12 @@ once, and a leak goes on for ever.
 """
 
 import argparse
+import atexit
 from collections.abc import Callable, Mapping, Sequence
 import gc
 import os
 from pathlib import Path
+import shutil
 import tempfile
 import threading
 from typing import Any
@@ -87,27 +89,33 @@ def attach_sleep() -> Cycle:
     return _attached(local_images().model, ws.Sleep(every=1))
 
 
+def _folder() -> Path:
+    """A folder that is gone when the process ends."""
+    made = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, made)
+    return made
+
+
 def save_and_load() -> Cycle:
-    folder, model = tempfile.TemporaryDirectory(), chain().model
+    path, model = _folder() / "m", chain().model
     ws.share_(model, ws.Tie(rate=2))
 
     def cycle() -> None:
-        ws.save(model, Path(folder.name) / "m")  # the folder lives as long as this function
-        ws.load(Path(folder.name) / "m", model)
-        ws.tensors(Path(folder.name) / "m")
+        ws.save(model, path)
+        ws.load(path, model)
+        ws.tensors(path)
 
     return cycle
 
 
 def load_damaged() -> Cycle:
-    folder, model = tempfile.TemporaryDirectory(), chain().model
-    path = Path(folder.name) / "m"
+    path, model = _folder() / "m", chain().model
     ws.save(model, path)
     path.write_bytes(path.read_bytes()[:-1])
 
     def cycle() -> None:
         try:
-            ws.load(Path(folder.name) / "m", model)
+            ws.load(path, model)
         except ws.SharingError:
             return
         raise AssertionError("a cut file was taken")

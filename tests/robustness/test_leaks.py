@@ -11,7 +11,10 @@ from tests.robustness.leaks import LOOPS, grown, leaks
 CYCLES, POINTS = 20, 4
 
 
-@pytest.mark.parametrize("name", LOOPS)
+QUICK = ("share_and_unshare", "attach_sleep", "save_and_load")
+
+
+@pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in LOOPS])
 def test_nothing_grows_but_memory_that_an_allocator_keeps(name: str):
     found = grown(LOOPS[name], CYCLES, POINTS)
     assert [what for what in leaks(found) if what not in ("bytes", "objects")] == []

@@ -201,7 +201,7 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3"), "nothing to plan"),
         (("plan", "--rate", "2"), "Which model?"),
         (("plan", "convmixer:16/4", "--rate", "2"), "need the sizes C/D/P/K"),
-        (("plan", "resnet", "--rate", "2"), "need convmixer:C/D/P/K, timm:NAME or module:callable"),
+        (("plan", "resnet", "--rate", "2"), "need convmixer:C/D/P/K, timm:NAME, transformers:NAME"),
         (("plan", "nowhere:net", "--rate", "2"), "No module named 'nowhere'"),
         (("plan", "convmixer:16/4/2/3", "--rate", "0"), "share rate"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--where", "bloks"), "Nearest paths: 'blocks'"),
