@@ -34,7 +34,8 @@ OTHER = {
 
 
 def run_file(name, *options):
-    env = os.environ | {"WEIGHTSHARE_BENCHMARKS": "tiny", "OMP_NUM_THREADS": "1"}
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}  # nor that of workers
+    env |= {"WEIGHTSHARE_BENCHMARKS": "tiny", "OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", *options]
     done = subprocess.run(
