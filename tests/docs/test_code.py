@@ -125,4 +125,4 @@ def test_each_page_with_code_is_run_once() -> None:
     assert not set(OWN) & set(LEAVES)
     for page, test in OWN.items():
         assert blocks(page, "python")
-        assert Path(page).name in (ROOT / "tests" / "docs" / test).read_text(encoding="utf-8")
+        assert Path(page).stem in (ROOT / "tests" / "docs" / test).read_text(encoding="utf-8")
