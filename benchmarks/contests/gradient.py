@@ -19,8 +19,8 @@ def free(w: Tensor) -> tuple[Tensor, Tensor]:
 def by_torchisotonic(w: Tensor) -> Tensor:
     from torchisotonic import isotonic
 
-    moved, order = free(w)
-    return torch.zeros_like(w).index_copy(0, order, isotonic(moved))
+    moved, order = free(w.double())
+    return torch.zeros_like(w).index_copy(0, order, isotonic(moved).to(w.dtype))
 
 
 def error(n: int, found: Tensor) -> float:
@@ -62,12 +62,14 @@ CONTEST = Contest(
     shown=(1_000, 1_000_000),
     tiny=31,
     error=error,
-    checked=10_000,
-    off="largest difference at 1,000",
+    off="largest difference",
     ways={
         "ws.prox_pairwise": Way(task(lambda w: ws.prox_pairwise(w, STEP)), ours=True),
         "torch.sort + torchisotonic": Way(
-            task(by_torchisotonic), "the same gradient, in sorted order and back", goal=0.7, needs="torchisotonic"
+            task(by_torchisotonic),
+            "in float64 between sort and return: in float32 it pools others",
+            goal=0.7,
+            needs="torchisotonic",
         ),
     },
 )

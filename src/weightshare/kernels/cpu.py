@@ -153,24 +153,45 @@ def span(flat: Tensor) -> tuple[float, float]:
 
 @_compiled
 def _by_label(flat, labels, sums):
-    """Add up in turns, so that a number does not wait for the one before; whether all labels are some."""
-    turns, count = sums.shape
-    good = True
-    for i in range(flat.size):
-        label = np.int64(labels[i])
-        if 0 <= label < count:
-            sums[i % turns, label] += flat[i]
-        else:
-            good = False
-    return good
+    """Add up four numbers in turn, so that none waits for the one before."""
+    whole = flat.size - flat.size % 4
+    for i in range(0, whole, 4):
+        sums[0, labels[i]] += flat[i]
+        sums[1, labels[i + 1]] += flat[i + 1]
+        sums[2, labels[i + 2]] += flat[i + 2]
+        sums[3, labels[i + 3]] += flat[i + 3]
+    for i in range(whole, flat.size):
+        sums[0, labels[i]] += flat[i]
 
 
 def by_label(flat: Tensor, labels: Tensor, count: int) -> Tensor:
     """As `plain.by_label`, in float64 and by one pass."""
     sums = np.zeros((4, count))
-    if not _by_label(flat.contiguous().numpy(), labels.contiguous().numpy(), sums):
-        raise IndexError(f"A label is not one of {count:,}: it points nowhere.")
+    _by_label(flat.contiguous().numpy(), _pointing(labels, count), sums)
     return torch.from_numpy(sums.sum(0)).to(flat.dtype)
+
+
+@_compiled
+def _take(values, labels, out):
+    for i in range(labels.size):
+        out[i] = values[labels[i]]
+
+
+def take(values: Tensor, labels: Tensor) -> Tensor:
+    """As `plain.take`, without widening the labels."""
+    if values.dtype not in (torch.float32, torch.float64):
+        return plain.take(values, labels)
+    out = values.new_empty(labels.numel())
+    _take(values.contiguous().numpy(), _pointing(labels, len(values)), out.numpy())
+    return out
+
+
+def _pointing(labels: Tensor, count: int) -> np.ndarray:
+    """Labels for compiled code, which does not look where they point."""
+    at = labels.contiguous().numpy()
+    if at.size and not (0 <= int(at.min()) and int(at.max()) < count):
+        raise IndexError(f"A label is not one of {count:,}: it points nowhere.")
+    return at
 
 
 # numba keeps what it compiled until this file changes: after a change of `plain.UNIT`, change this one too.

@@ -13,9 +13,9 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
 from weightshare.kernels import plain
-from weightshare.kernels.plain import by_label, pool, sort, span, spread
+from weightshare.kernels.plain import by_label, pool, sort, span, spread, take
 
-__all__ = ["by_label", "count", "extremes", "pool", "read", "sort", "span", "spread"]
+__all__ = ["by_label", "count", "extremes", "pool", "read", "sort", "span", "spread", "take"]
 
 BLOCK = 1024
 _UNIT = tl.constexpr(plain.UNIT)

@@ -79,6 +79,19 @@ def by_label(flat: Tensor, labels: Tensor, count: int) -> Tensor:
     return sums.view(rows, count).sum(0)
 
 
+def take(values: Tensor, labels: Tensor) -> Tensor:
+    """The value of each label.
+
+    Args:
+        values: (count), of any dtype.
+        labels: (n), integers from 0 to `count` − 1.
+
+    Returns:
+        (n), like `values`.
+    """
+    return values.index_select(0, labels.int())  # uint8 would be a mask: int32 is the least that torch selects by
+
+
 def rows(flat: Tensor, bounds: Tensor) -> list[Tensor]:
     """The segments as views, each one row; a single view of all rows where all are of one size."""
     sizes = bounds.diff().tolist()

@@ -200,8 +200,8 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def forward(codebook: Tensor, index: Tensor, mean: bool, keep: bool) -> Tensor:  # pyright: ignore
-        # Widened at each read, since uint8 would be a mask: int32 is the least that torch selects by.
-        return codebook.index_select(0, index.reshape(-1).int()).view(index.shape)
+        kernels = on(None if followed(codebook, index) else codebook.device)
+        return kernels.take(codebook, index.reshape(-1)).view(index.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

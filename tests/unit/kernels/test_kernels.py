@@ -101,9 +101,22 @@ def test_sums_by_label(backend, labels, dtype):
 
 
 @BY_BACKEND
-def test_a_label_that_points_nowhere_is_an_error(backend):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("labels", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_values_by_label(backend, labels, dtype):
+    values, at = numbers(13).to(dtype), torch.arange(2011).mul(7).remainder(13)
+    assert torch.equal(backend.take(values, at.to(labels)), values[at])
+    assert torch.equal(backend.take(values, at.to(labels)[::2]), values[at[::2]])
+    assert backend.take(values, at[:0].to(labels)).shape == (0,)
+
+
+@BY_BACKEND
+@pytest.mark.parametrize("wrong", [9, -1])
+def test_a_label_that_points_nowhere_is_an_error(backend, wrong):
     with pytest.raises((IndexError, RuntimeError), match=r"(?i)index|label"):
-        backend.by_label(torch.ones(3), torch.tensor([0, 9, 1]), 2)
+        backend.by_label(torch.ones(3), torch.tensor([0, 1, wrong]), 2)
+    with pytest.raises((IndexError, RuntimeError), match=r"(?i)index|label"):
+        backend.take(torch.ones(2), torch.tensor([0, 1, wrong]))
 
 
 def test_what_follows_a_tensor():
