@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any
+from types import FunctionType, MethodType
+from typing import Any, cast
 import weakref
 
 import torch
@@ -172,6 +173,24 @@ class Reading(derived.Source):
         return self.bank.read(self.layer)
 
 
+def _own_code(method: MethodType) -> MethodType:
+    """The same method with a code object of its own.
+
+    torch's compiler keeps and counts what it compiled by code object: with one for all, a model of more than eight
+    kinds of banks, each with gradients and without, would be at its limit.
+    """
+    function = cast(FunctionType, method.__func__)
+    copied = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return MethodType(copied, method.__self__)
+
+
 def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: Bank) -> None:
     """Make each path read a layer of a bank, which becomes a part of the model.
 
@@ -195,7 +214,7 @@ def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: B
     # Free where the bank lies, and where its hooks do: the banks of a container lie apart.
     bank.called = next(name for name in names if name not in holder._modules and f"{HOOKS}{name}" not in vars(model))
     edits.add_child(f"{parent}{BANKS}.{bank.called}", bank)
-    edits.watch_forward(f"{HOOKS}{bank.called}", bank.open, bank.close)
+    edits.watch_forward(f"{HOOKS}{bank.called}", _own_code(bank.open), _own_code(bank.close))
 
 
 def bank_of(model: nn.Module, paths: Sequence[str]) -> Bank:

@@ -189,7 +189,7 @@ def take(values: Tensor, labels: Tensor) -> Tensor:
 def _pointing(labels: Tensor, count: int) -> np.ndarray:
     """Labels for compiled code, which does not look where they point."""
     at = labels.contiguous().numpy()
-    if at.size and not (0 <= int(at.min()) and int(at.max()) < count):
+    if at.size and not (int(at.min()) >= 0 and int(at.max()) < count):
         raise IndexError(f"A label is not one of {count:,}: it points nowhere.")
     return at
 
