@@ -103,8 +103,12 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
             if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
                 edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
                 edits.put(alias, parameters[owner])
+        written: set[tuple[int, str]] = set()
         for name, target in _state(model).items():
             source = sources[name]  # what is coded is made only now, when the model has room for all of it
+            if (id(target), source) in written:
+                continue
+            written.add((id(target), source))
             value = held.coded[source].dense if tensors[source].is_meta else tensors[source]
             edits.write(target, value.to(target.device))
         for at, plan in plans:

@@ -27,12 +27,18 @@ def overlap(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return None
 
 
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of so many bytes."""
+
+
 def same_bits(left: Tensor, right: Tensor) -> bool:
     """Whether two tensors of one shape and dtype hold the same bits: NaN equals itself, and `-0.0` is not `0.0`."""
     if left.layout != torch.strided or right.layout != torch.strided:
         return False  # bits of other layouts cannot be compared, so they count as different
     right = right.to(left.device)
-    raw = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
+    size = left.element_size()  # byte by byte would take four times as long
+    kind = WORDS.get(size, torch.uint8) if size == right.element_size() else torch.uint8
+    raw = [tensor.detach().contiguous().reshape(-1).view(kind) for tensor in (left, right)]
     return torch.equal(*raw)
 
 

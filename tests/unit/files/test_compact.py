@@ -57,6 +57,18 @@ def test_labels_are_packed_as_written_down_and_come_back(drawn: tuple[int, list[
     assert unpacked(packed, width, len(labels)).tolist() == labels
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("count", [1, 2, 17, 200, compact.MOST_IN_TABLE, compact.MOST_IN_TABLE + 1])
+def test_labels_found_by_a_table_are_those_of_a_search(kind, count):
+    bound = torch.iinfo(kind)
+    drawn = torch.Generator().manual_seed(count)
+    values = torch.randint(max(bound.min, -(2**62)), min(bound.max, 2**62), (count,), generator=drawn).to(kind).unique()
+    flat = values[torch.randint(len(values), (5000,), generator=drawn)]
+    assert torch.equal(compact._nearly(values, flat), torch.searchsorted(values, flat, out_int32=True))
+    other = torch.arange(0, 100).to(kind)
+    assert {*compact._nearly(values, other).tolist()} <= {*range(len(values))}
+
+
 BITS = {torch.float16: 16, torch.bfloat16: 16, torch.float32: 32, torch.float64: 64}
 
 
