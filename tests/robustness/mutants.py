@@ -2,7 +2,8 @@
 
 mutmut makes the mutants and runs, for each, the tests that reach its function, in a copy of this tree. A sample is
 drawn from all mutants with a seed; what was tried stays, so that a larger sample or a stopped run goes on. `--fresh`
-begins again, and has to be given when the code has changed. Exit status 1 if an unexplained mutant survives.
+begins again, and has to be given when the code has changed; `--again` tries those that survived on the tests as they
+are now. Exit status 1 if an unexplained mutant survives.
 """
 
 import argparse
@@ -30,10 +31,19 @@ TESTS = (
         f"tests/unit/depth/test_{name}.py"
         for name in ("cka", "groups", "quantised", "similarity_penalty", "templates", "through", "tie_spec")
     ),
-    *("tests/unit/space/test_space_sharing.py", "tests/unit/files/test_save_load.py"),
+    *("tests/unit/space/test_space_sharing.py", "tests/unit/space/test_macs.py", "tests/unit/files/test_save_load.py"),
     *(
         f"tests/unit/values/test_{name}.py"
-        for name in ("codebook", "collisions", "convex", "pairwise", "prox", "proximal", "sharded_proximal")
+        for name in (
+            "bad_input",
+            "codebook",
+            "collisions",
+            "convex",
+            "pairwise",
+            "prox",
+            "proximal",
+            "sharded_proximal",
+        )
     ),
 )
 """Tests of these modules, and of what is built on them: those that reach a mutant's function are run for it, the
@@ -60,14 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--report", action="store_true")
     asked = parser.parse_args(arguments)
     copy = record.PROGRESS / "mutants"
     if asked.fresh or not copy.exists():
-        copied(copy)
+        copied(copy, ("src", "tests"))
+    elif asked.again:
+        copied(copy, ("tests",))
     if not held(copy):
         mutmut(copy, "no mutant has this name")  # which makes them, and then finds none to run
     names = sampled(held(copy), asked.sample, asked.seed)
+    survived = [name for name in names if outcome(copy, name) in ("survived", "no tests")]
+    if asked.again and survived:  # with no name it would try all
+        mutmut(copy, "--max-children", str(asked.processes), *survived)
     while not asked.report and (left := [name for name in names if outcome(copy, name) is None]):
         if mutmut(copy, "--max-children", str(asked.processes), *left[:100]) or outcome(copy, left[0]) is None:
             print("mutmut stopped. What was tried is kept; go on with the same command.", file=sys.stderr)
@@ -83,11 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(open_))
 
 
-def copied(copy: Path) -> None:
+def copied(copy: Path, folders: Sequence[str]) -> None:
     """A tree of its own, so that mutants never lie among the sources."""
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir(parents=True)
-    for name in ("src", "tests"):
+    if "src" in folders:
+        shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in folders:
+        shutil.rmtree(copy / name, ignore_errors=True)
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conftest.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
