@@ -20,6 +20,7 @@ MOST_SHOWN = 200_000
 HEAD = "---\nsearch:\n  exclude: true\nhide:\n  - navigation\n  - toc\n---\n\n"
 """Of a page that shows a file: it is found by links alone."""
 LINK = re.compile(r'(\]\(|\bsrc="|\bhref=")([^)\s"#:]+)(?=[)\s"#])')
+CELL = re.compile(r"<td[^>]*>.*?</td>", re.DOTALL)
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 
 
@@ -55,6 +56,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[1] + posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
 
     return _outside_fences(markdown, lambda text: LINK.sub(led, text))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show a bar in a table's code as one: there Markdown has `\\|`, since `|` ends a cell."""
+    return CELL.sub(lambda match: match[0].replace("\\|", "|"), html)
 
 
 def _shown(config: MkDocsConfig, root: Path, target: str) -> File:

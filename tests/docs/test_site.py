@@ -92,6 +92,10 @@ def test_no_link_is_dead(site: Path, pages: dict[Path, Page]) -> None:
     assert dead == []
 
 
+def test_a_bar_in_a_table_is_no_escape(site: Path) -> None:
+    assert "Σ_{i&gt;j} |w_i − w_j|</code>" in (site / "papers" / "shakerinava2023.html").read_text(encoding="utf-8")
+
+
 def test_nothing_is_loaded_from_another_server(pages: dict[Path, Page]) -> None:
     assert {link for page in pages.values() for link in page.loads if urlsplit(link).netloc} == set()
 
