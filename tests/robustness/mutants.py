@@ -57,7 +57,9 @@ SETTINGS = """
 source_paths = ["src"]
 only_mutate = {mutated}
 also_copy = ["conftest.py"]
-pytest_add_cli_args = ["-o", "addopts=--strict-markers", "-m", "not slow", "-k", "not compile", "-p", "no:cacheprovider"]
+pytest_add_cli_args = [
+    "-o", "addopts=--strict-markers", "-m", "not slow", "-k", "not compile", "-p", "no:cacheprovider"
+]
 pytest_add_cli_args_test_selection = {tests}
 use_setproctitle = false
 use_git_change_detection = false
