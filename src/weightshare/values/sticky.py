@@ -119,6 +119,16 @@ def slopes(flat: Tensor, masses: Tensor | None, bounds: Tensor, what: str) -> Te
     return _Slopes.apply(flat, masses, bounds, what)  # pyright: ignore[reportReturnType]
 
 
+def _ranks(below: Tensor, reached: Tensor, ends: Tensor, bounds: Tensor) -> Tensor:
+    """The mean rank of each cluster of many problems, from the masses of all before it and up to its end."""
+    edges = torch.searchsorted(ends, bounds, right=True)
+    problem = torch.repeat_interleave(torch.arange(len(bounds) - 1, device=ends.device), edges.diff())
+    limits = torch.cat([reached.new_zeros(1), reached])[edges]
+    total = limits.diff()[problem]
+    alone = (edges.diff() == 1)[problem]
+    return torch.where(alone, 0.0, (below + reached - 2 * limits[problem] - total) / (total - 1))
+
+
 class _Slopes(torch.autograd.Function):
     """A function for the sake of vmap alone."""
 
@@ -130,14 +140,12 @@ class _Slopes(torch.autograd.Function):
         device = ends.device
         mass = None if masses is None else masses.to(device)[order.long()]
         reached = ends.double() if mass is None else mass.cumsum(0)[ends - 1]
-        edges = torch.searchsorted(ends, bounds.to(device), right=True)
-        problem = torch.repeat_interleave(torch.arange(len(bounds) - 1, device=device), edges.diff())
-        limits = torch.cat([reached.new_zeros(1), reached])[edges]
-        total = limits.diff()[problem]
-        own = reached.diff(prepend=reached.new_zeros(1))
-        below = reached - own - limits[problem]
-        single = (total <= 1) if mass is None else (edges.diff() == 1)[problem]
-        ranks = torch.where(single, 0.0, (2 * below + own - total) / (total - 1))
+        below = torch.cat([reached.new_zeros(1), reached[:-1]])[: len(reached)]
+        if len(bounds) == 2:  # one problem, as most are: half of what many take, where weights are few
+            total = reached[-1:]
+            ranks = (below + reached - total) / (total - 1) if len(ends) > 1 else torch.zeros_like(reached)
+        else:
+            ranks = _ranks(below, reached, ends, bounds.to(device))
         out = torch.empty(flat.numel(), dtype=torch.float64, device=device)
         kernels.spread(ends, ranks, order, out, None)
         out = out.to(flat.device)
