@@ -28,8 +28,9 @@ def run(model: nn.Module, inputs: Any, what: str = "the example input") -> Any:
             return model(**inputs) if isinstance(inputs, Mapping) else model(*arguments(inputs, what))
     except Exception as error:  # whatever a network of the user's raises
         pair = isinstance(inputs, tuple | list) and len(inputs) == 2
-        hint = " If this is a batch of inputs and labels, give the inputs alone." if pair else ""
-        raise SpecError(f"{type(model).__name__} cannot run on {what}: {error}{hint}") from error
+        hint = ". If this is a batch of inputs and labels, give the inputs alone." if pair else ""
+        text = str(error).removesuffix(".") if pair else error
+        raise SpecError(f"{type(model).__name__} cannot run on {what}: {text}{hint}") from error
     finally:
         for module in training:
             module.training = True

@@ -143,6 +143,8 @@ HOSTILE = {
     "group: more items": with_group(items=["a", "b", "c"]),
     "group: an item twice": with_group(items=["a", "a"]),
     "group: no items": with_group(items=[], slots=[]),
+    "group: a negative count": changed(stored_before=-1),
+    "group: a parameter in two": changed(groups=json.loads(changed())["groups"] * 2),
     "group: a slot without reader": with_group(slots=[0, 2]),
     "group: a negative slot": with_group(slots=[0, -1]),
     "group: a huge slot": with_group(slots=[0, 2**62]),
@@ -184,6 +186,20 @@ def test_an_entry_that_is_missing_is_named() -> None:
     for name in data:
         with pytest.raises(FileError, match=name):
             ws.Plan.from_json(json.dumps({key: value for key, value in data.items() if key != name}))
+
+
+def test_what_is_wrong_with_a_plan_is_said() -> None:
+    for text, message in {
+        HOSTILE["another format"]: "has format 'weightshare.plan/2', this version reads 'weightshare.plan/1'",
+        HOSTILE["group: a parameter in two"]: "^The plan has no group, or a parameter in two groups, or a negative",
+        HOSTILE["group: a huge shape"]: "shape .*, which no tensor has",
+    }.items():
+        with pytest.raises(FileError, match=message):
+            ws.Plan.from_json(text)
+
+
+def test_counts_of_nothing_are_counts() -> None:
+    assert ws.Plan.from_json(changed(stored_before=0, bytes_before=0)).bytes_before == 0
 
 
 def test_reading_imports_nothing() -> None:

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support import python
 from tests.trilinear import CASES
+from weightshare.errors import SpecError
 from weightshare.models import build
 from weightshare.space.convert import plan_local
 from weightshare.space.products import correlate, forward, spread
@@ -67,3 +68,10 @@ def test_the_gradients_have_twice_those_of_the_layer():
 
 def test_nothing_is_loaded_for_it_before_it_is_asked_for():
     assert python("import sys, weightshare; print('torch.utils.flop_counter' in sys.modules)").split() == ["False"]
+
+
+def test_they_are_a_whole_number_and_the_example_one_that_runs() -> None:
+    model = nn.Linear(3, 5)
+    assert repr(macs(model, torch.zeros(7, 3))) == "105"
+    with pytest.raises(SpecError, match="is a int: need a tensor, a sequence"):
+        macs(model, 3)

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.zoo import chain, lazy, tied_embedding, used_twice
 from weightshare.errors import SpecError
-from weightshare.surgery.sites import prefixes, sites
+from weightshare.surgery.sites import plain, prefixes, sites, unwrapped
 
 
 def test_paths_are_those_of_named_parameters() -> None:
@@ -60,3 +60,16 @@ def test_a_lazy_layer_is_refused_until_it_is_built() -> None:
         sites(model)
     model(example)
     assert len(sites(model)) == 8
+
+
+def test_wrappers_are_seen_through() -> None:
+    """The class of DDP alone: what it wraps with needs several processes, which are tested apart."""
+    model = nn.Sequential(nn.Linear(2, 3))
+    compiled = torch.compile(model, backend="eager")
+    parallel = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(parallel)
+    parallel.module = compiled
+    assert plain(compiled) is plain(model) is model
+    assert unwrapped(parallel) is unwrapped(compiled) is model
+    assert plain(parallel) is parallel
+    assert [site.path for site in sites(compiled)] == ["0.weight", "0.bias"]

@@ -117,6 +117,14 @@ def test_untie_gives_equal_and_separate_parameters() -> None:
     assert not any(tensor.requires_grad for tensor in found)
 
 
+def test_untie_keeps_what_hangs_on_a_parameter() -> None:
+    model = equal_chain()
+    tie(model, [TIE])
+    model.blocks[0].fc1.weight.no_decay = "kept"
+    untie(model, [TIE])
+    assert [model.get_parameter(path).no_decay for path in TIE] == ["kept"] * 3
+
+
 def test_untie_forgets_the_gradient_that_all_readers_gave() -> None:
     model = equal_chain()
     tie(model, [TIE])

@@ -90,9 +90,32 @@ def test_masses_of_another_shape_or_kind():
         ws.pairwise_penalty(W, W + 1j)
 
 
+def test_the_function_that_was_called_is_named():
+    bad, light = torch.tensor([0.1, math.nan]), torch.full((3,), 0.2)
+    for call, name in {
+        (lambda: ws.prox_pairwise(bad, 0.1)): "prox_pairwise",
+        (lambda: ws.prox_pairwise(W, 0.1, light)): "prox_pairwise",
+        (lambda: ws.prox_pairwise(W, 0.1, -light)): "prox_pairwise",
+        (lambda: ws.prox_pairwise(W, -0.1)): "prox_pairwise",
+        (lambda: ws.pairwise_penalty(bad)): "pairwise_penalty",
+        (lambda: ws.pairwise_penalty(W, light)): "pairwise_penalty",
+        (lambda: ws.pairwise_penalty(3)): "pairwise_penalty",
+        (lambda: pairwise_subgradient(bad)): "pairwise_subgradient",
+        (lambda: pairwise_conjugate(W, tolerance=-1.0)): "pairwise_conjugate",
+        (lambda: pairwise_conjugate(W, -light)): "pairwise_conjugate",
+        (lambda: subdifferential_distance(bad, bad)): "subdifferential_distance",
+        (lambda: prox_path(bad, [0.1])): "prox_path",
+        (lambda: prox_path(W, [0.2, 0.1])): "prox_path",
+    }.items():
+        with pytest.raises(SpecError, match=rf"\b{name}\b"):
+            call()
+
+
 def test_masses_too_light_for_a_pace():
     with pytest.raises(SpecError, match="more than 1"):
         ws.prox_pairwise(W, 0.1, torch.full((3,), 0.2))
+    with pytest.raises(SpecError, match=r"pairwise_conjugate: the masses .* more than 1"):
+        pairwise_conjugate(W, torch.full((3,), 0.2))
     assert torch.equal(ws.prox_pairwise(W[:1], 0.1, torch.tensor([0.2])), W[:1])
 
 

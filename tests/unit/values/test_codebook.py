@@ -210,6 +210,25 @@ def test_unshare_of_a_copy_leaves_the_model_alone() -> None:
     assert (type(twin[0]), type(model[0]).__name__) == (nn.Linear, "ParametrizedLinear")
 
 
+def test_parameters_are_in_their_order_after_unshare() -> None:
+    class Scaled(nn.Module):
+        """A layer whose weight is not its first parameter."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(5))
+            self.weight = nn.Parameter(torch.arange(15.0).remainder(4).view(5, 3))
+            self.bias = nn.Parameter(torch.zeros(5))
+
+    model = nn.ModuleDict({"one": Scaled()})
+    before = list(model.state_dict())
+    kind = type(model["one"])
+    ws.share_(model, ws.Codebook(), "one.weight")
+    ws.unshare_(model)
+    assert list(model.state_dict()) == before
+    assert type(model["one"]) is kind
+
+
 def test_ties_and_codebooks_in_one_model() -> None:
     model, x = chain()
     few(model)

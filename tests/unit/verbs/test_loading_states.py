@@ -133,3 +133,13 @@ def test_hooks_of_others_stay_in_their_order() -> None:
     ws.unshare_(model)
     assert len(model._load_state_dict_post_hooks) == 1
     assert not model._load_state_dict_pre_hooks
+
+
+def test_a_part_that_was_shared_alone_is_watched_no_more_after_unshare() -> None:
+    model = nn.ModuleDict({"part": nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))})
+    part = model["part"]
+    ws.share_(part, ws.Tie(rate=2))
+    assert part._load_state_dict_pre_hooks
+    ws.unshare_(model)
+    assert not part._load_state_dict_pre_hooks
+    assert not part._load_state_dict_post_hooks
