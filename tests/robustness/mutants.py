@@ -44,7 +44,7 @@ source_paths = ["src"]
 only_mutate = {mutated}
 also_copy = ["conftest.py"]
 pytest_add_cli_args = [
-    "-o", "addopts=--strict-markers", "-m", "not slow", "-k", "not compile", "-p", "no:cacheprovider"
+    "-o", "addopts=--strict-markers", "-m", "not slow", "-k", "not a_compiled_pass", "-p", "no:cacheprovider"
 ]
 pytest_add_cli_args_test_selection = {tests}
 use_setproctitle = false
