@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weightshare.analysis.alike import alike
-from weightshare.analysis.example import example_for, untouched
+from weightshare.analysis.example import untouched
 from weightshare.analysis.inspection import Blocks, Inspection, Part, Role
 from weightshare.analysis.outlook import choices, equal_layers
-from weightshare.analysis.present import Already, already, calls_of
+from weightshare.analysis.present import Already, already
 from weightshare.analysis.steps import cautions, steps
-from weightshare.depth.cka import FEWEST, cka
-from weightshare.depth.measure import Similarity
+from weightshare.analysis.trial import SMALL, compared, trial
+from weightshare.depth.cka import FEWEST
 from weightshare.errors import SharingError, SpecError
 from weightshare.generating import refuse_foreign
 from weightshare.sharing import Group
@@ -23,11 +23,6 @@ from weightshare.surgery.count import count
 from weightshare.surgery.quantised import packed_layers
 from weightshare.surgery.sites import Site, sites, unwrapped
 from weightshare.surgery.watch import run
-
-SMALL = 30_000_000
-"""Models up to this many stored numbers are run on random inputs for `cka`; larger ones on given batches alone."""
-EXAMPLES = 16
-"""Random inputs that such a model is run on."""
 
 
 def inspect(
@@ -44,17 +39,19 @@ def inspect(
     Args:
         model: Any module. It is left as it was: its numbers, its modes, its hooks and the random generators.
         example_input: What the model runs on, a tensor, a sequence of positional arguments or a mapping of keyword
-            arguments; by default one is guessed. It tells how often layers run, and the sizes of convolutions.
-        batches: Inputs, of 4 examples or more each, on which the outputs of blocks are compared.
+            arguments; by default one is guessed. It tells how often layers run, and the sizes of convolutions. On 4
+            examples or more, or random ones of the shape of one, the outputs of blocks are compared.
+        batches: Inputs, of 4 examples or more each, on which the outputs of blocks are compared instead.
         name: What the model is called: a title, and where it has a colon, as `timm:vit_tiny_patch16_224` has, what
             commands build it by.
 
     Returns:
-        An `Inspection`: print it, or take its fields, `to_json()` or `page()`.
+        An `Inspection`: print it, or take its fields, `to_json()` or `page()`. Where the model does not run, `unrun`
+        says on what and why, and all that needs no forward pass is there.
 
     Raises:
-        SpecError: If the model cannot run on the example input or on the batches that are given, or has layers without
-            shapes (lazy ones) and no example input.
+        SpecError: If batches are one tensor, or the model has layers without shapes (lazy ones) and no example input
+            that it runs on.
         ModelChanged: If layers read a bank that is not theirs.
 
     Example:
@@ -75,27 +72,16 @@ def inspect(
 def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | None, name: str) -> Inspection:
     refuse_foreign(model)
     found = sites(model)
-    make, inputs, calls = None, "", None
     meta = any(site.tensor.is_meta for site in found)
     held_batches = None if batches is None else _listed(batches)
-    if example_input is None and held_batches:
-        first = held_batches[0]
-        example_input = first[:1] if isinstance(first, Tensor) else first
-    if example_input is not None:
-        calls, inputs = calls_of(model, example_input), "the example input"
-    elif (guess := example_for(model)) is not None:
-        make, inputs = guess
-        example_input = make(1)
-        calls = calls_of(model, example_input)
+    ran = trial(model, example_input, held_batches)
     counts, unshared = count(model), equal_layers(model)
     groups = () if isinstance(unshared, SharingError) else unshared.groups
-    held = tuple(already(model, found, calls))
-    possible = tuple(choices(model, found, example_input))
-    activations = None
-    if held_batches is not None:
-        activations, inputs = cka(model, model, held_batches), "the batches that were given"
-    elif make is not None and groups and counts.stored <= SMALL and not meta:
-        activations, inputs = _of_random(model, make), f"{inputs}, {EXAMPLES} examples"
+    held = tuple(already(model, found, ran.calls))
+    possible = tuple(choices(model, found, ran.example, ran.sized))
+    activations, said = None, ""
+    if groups and not meta:
+        activations, said = compared(model, ran, held_batches, counts.stored <= SMALL)
     similar = tuple(alike(model, groups, found))
     blocks, parts = _blocks(model, groups, found)
     return Inspection(
@@ -112,8 +98,10 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
         choices=possible,
         alike=similar,
         activations=activations,
-        inputs=inputs,
-        cautions=tuple(cautions(model, found, possible, held, bool(inputs))),
+        inputs=said if activations is not None else ran.said,
+        unrun=ran.failed,
+        uncompared=said if activations is None and not ran.failed else "",
+        cautions=tuple(cautions(model, found, possible, held)),
         steps=tuple(steps(name if ":" in name else "", possible)),
     )
 
@@ -164,13 +152,6 @@ def _blocks(model: nn.Module, groups: Sequence[Group], model_sites: Sequence[Sit
         before = parts.get(path, Part(path, 0, kind))
         parts[path] = Part(path, before.numbers + site.tensor.numel(), before.blocks)
     return listed, list(parts.values())
-
-
-def _of_random(model: nn.Module, make: Any) -> Similarity | None:
-    try:
-        return cka(model, model, [make(EXAMPLES)])
-    except SharingError:  # blocks that give no numbers for each example; nobody asked for it
-        return None
 
 
 def _listed(batches: Iterable[Any]) -> list[Any]:

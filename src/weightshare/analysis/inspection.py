@@ -93,6 +93,8 @@ class Inspection:
         alike: How alike the blocks of each list are, by their weights.
         activations: Linear CKA of what the blocks give, if they were run.
         inputs: What the model was run on, in words; empty if it was not.
+        unrun: What it did not run on, with its own error and what to give instead; empty if it ran.
+        uncompared: Why there is no `activations` of blocks that are equal, although the model ran.
         cautions: What would break, and what to mind.
         steps: What to do next.
     """
@@ -111,6 +113,8 @@ class Inspection:
     alike: tuple[Alike, ...] = ()
     activations: Similarity | None = None
     inputs: str = ""
+    unrun: str = ""
+    uncompared: str = ""
     cautions: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -168,6 +172,8 @@ class Inspection:
     def __str__(self) -> str:
         parts = [f"{self.name}: {self.lead}" if self.name else self.lead]
         of = max(1, self.stored)
+        if self.unrun:
+            parts.append(fill(f"Not run: {self.unrun}", WIDTH, subsequent_indent="  "))
         if self.blocks:
             rows = [
                 (b.path or "the model", f"{b.blocks} × {b.block}", b.numbers, f"{b.numbers / of:.1%}")
@@ -199,6 +205,8 @@ class Inspection:
             text = str(self.activations)
             apart = "\n\n" if "\n" in text else " "
             parts.append(f"What blocks give on {self.inputs}:{apart}{text}")
+        elif self.uncompared:
+            parts.append(fill(f"What blocks give was not compared: {self.uncompared}.", WIDTH, subsequent_indent="  "))
         if self.already:
             titles = ("already", "where", "meaning")
             parts.append(render(titles, [(a.kind, run_text(a.names, 4), a.meaning) for a in self.already]))

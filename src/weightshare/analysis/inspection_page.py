@@ -43,6 +43,8 @@ def _tiles(found: Inspection) -> Iterator[Tile]:
 
 def _sections(found: Inspection) -> Iterator[Section]:
     of = max(1, found.stored)
+    if found.unrun:
+        yield Section("It was not run", text=found.unrun)
     if found.parts:
         strip = [Piece(p.path, p.numbers / of, p.blocks, f"{p.numbers:,} numbers") for p in found.parts]
         text = "The whole model, from its input on, as wide as the numbers that each part stores. " + (
@@ -77,6 +79,8 @@ def _sections(found: Inspection) -> Iterator[Section]:
             "scale."
         )
         yield Section("What the blocks compute", text=text, picture=_heat(found.activations, "Linear CKA of blocks"))
+    elif found.uncompared:
+        yield Section("What the blocks compute", text=f"It was not compared: {found.uncompared}.")
     if found.already:
         rows = [(one.kind, run_text(one.names, 6), one.meaning) for one in found.already]
         yield Section("Shared already, or not plain", columns=("what", "where", "meaning"), rows=rows)

@@ -63,18 +63,19 @@ class Choice:
     refused: str = ""
 
 
-def choices(model: nn.Module, model_sites: Sequence[Site], example_input: Any = None) -> list[Choice]:
+def choices(model: nn.Module, model_sites: Sequence[Site], example_input: Any = None, sized: str = "") -> list[Choice]:
     """Plan along each axis, and apply nothing.
 
     Args:
         model: Any module.
         model_sites: Every site of it.
         example_input: What it runs on, for the sizes of convolutions.
+        sized: What is to be said of the sizes of that input, such as that they are guessed.
 
     Returns:
         In the order of the axes; what fits no part of the model has the reason in `refused`.
     """
-    return [*_of_depth(model, model_sites), *_of_space(model, example_input), *_of_values(model, model_sites)]
+    return [*_of_depth(model, model_sites), *_of_space(model, example_input, sized), *_of_values(model, model_sites)]
 
 
 def equal_layers(model: nn.Module) -> Plan | SharingError:
@@ -165,7 +166,7 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
     return list({choice.code: choice for choice in (*ties.values(), *mixed)}.values())
 
 
-def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:
+def _of_space(model: nn.Module, example_input: Any, sized: str) -> list[Choice]:
     found = []
     counts = count(model)
     if any(isinstance(module, LocalLayer) for module in model.modules()):
@@ -187,7 +188,7 @@ def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:
             local = plan_local(model, example_input)
             before = sum(row.stored_before for row in local.rows)
             sizes = (before, local.stored_after, *[local.stored_after * local.bytes_each] * 2)
-            found.append(Choice("space", what, call, None, *sizes, left_out=local.left_out))
+            found.append(Choice("space", f"{what}{sized}", call, None, *sizes, left_out=local.left_out))
         except SharingError as error:
             found.append(Choice("space", what, call, refused=str(error)))
     elif not found:

@@ -68,7 +68,7 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
 
 
 def cautions(
-    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already], runs: bool
+    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already]
 ) -> list[str]:
     """What would break, and what to mind: what plans warn of, and what holds for this model.
 
@@ -77,7 +77,6 @@ def cautions(
         model_sites: Every site of it.
         possible: From `choices`.
         held: From `already`.
-        runs: Whether an input was given or found.
     """
     found = list(dict.fromkeys(note for choice in possible for note in choice.notes if "budget" not in choice.code))
     norms = {type(site.holder).__name__ for site in model_sites if isinstance(site.holder, _BatchNorm)}
@@ -86,12 +85,6 @@ def cautions(
         found.append(
             f"{' and '.join(sorted(norms))}: the plans above leave every layer its own. One scale and shift for layers "
             "of different statistics let SPIN's network diverge (Lin 2022, supplement, table 2)."
-        )
-    if not runs and not any(site.tensor.is_meta for site in model_sites):
-        found.append(
-            "No input was found that the model runs on, so layers that run several times, the sizes of convolutions "
-            "and what blocks compute are not known: give example_input=... (several inputs as a tuple or a dict), or "
-            "--input 3x224x224 on the command line, whose error says what fails."
         )
     kinds = {one.kind for one in held}
     if kinds & {"runs several times", "one module"}:
