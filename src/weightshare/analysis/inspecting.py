@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from weightshare.analysis.alike import alike
 from weightshare.analysis.example import untouched
+from weightshare.analysis.file_size import file_size
 from weightshare.analysis.inspection import Blocks, Inspection, Part, Role
 from weightshare.analysis.outlook import choices, equal_layers
 from weightshare.analysis.present import Already, already
@@ -58,7 +59,7 @@ def inspect(
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
         >>> found = inspect(net)
         >>> found.equal, [choice.stored for choice in found.choices if choice.code.startswith("ws.Tie")]
-        (48, [24, 24, 12])
+        (48, [24, 12])
     """
     model = unwrapped(model)
     with untouched(model):
@@ -86,6 +87,7 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
     blocks, parts = _blocks(model, groups, found)
     return Inspection(
         *(type(model).__name__, name, counts.stored, counts.logical, counts.bytes, counts.buffer_bytes),
+        file=file_size(model),
         blocks=tuple(blocks),
         parts=tuple(parts),
         roles=tuple(

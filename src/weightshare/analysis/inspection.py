@@ -85,6 +85,7 @@ class Inspection:
         logical: Numbers, once for every path that reads them.
         bytes: Memory of the stored numbers.
         buffer_bytes: Memory of the buffers.
+        file: Bytes of a file of `ws.save`: parameters, buffers and its header.
         blocks: Lists of equal blocks.
         parts: The whole model, block by block.
         roles: Layers of equal blocks by role, the largest first.
@@ -105,6 +106,7 @@ class Inspection:
     logical: int
     bytes: int
     buffer_bytes: int
+    file: int = 0
     blocks: tuple[Blocks, ...] = ()
     parts: tuple[Part, ...] = ()
     roles: tuple[Role, ...] = ()
@@ -193,7 +195,8 @@ class Inspection:
             parts.append(render(titles, listed, titles[2:]))
         if self.choices:
             titles = ("axis", "what could be done", "numbers", "of model", "bytes", "bytes on file")
-            parts.append(render(titles, [_choice_row(c, of) for c in self.choices], titles[2:]))
+            now = ("", "as it is", self.stored, "100.0%", self.bytes, self.file)
+            parts.append(render(titles, [now, *(_choice_row(c, of) for c in self.choices)], titles[2:]))
         if self.alike:
             titles = ("blocks in", "mean cosine", "of neighbours", "most alike", "cosine")
             parts.append(

@@ -28,7 +28,9 @@ def inspection_page(found: Inspection) -> str:
 def _tiles(found: Inspection) -> Iterator[Tile]:
     of = max(1, found.stored)
     yield Tile("stored numbers", short(found.stored), f"{found.stored:,}, each tensor once")
-    yield Tile("memory", f"{short(found.bytes)}B", f"and {short(found.buffer_bytes)}B of buffers")
+    yield Tile(
+        "memory", f"{short(found.bytes)}B", f"and {short(found.buffer_bytes)}B of buffers; {short(found.file)}B on file"
+    )
     if found.blocks:
         largest = max(found.blocks, key=lambda one: one.numbers)
         more = f", and {len(found.blocks) - 1} more lists" if len(found.blocks) > 1 else ""

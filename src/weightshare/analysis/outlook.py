@@ -9,6 +9,7 @@ import warnings
 from torch import nn
 
 from weightshare._typing import Where
+from weightshare.analysis.file_size import file_size
 from weightshare.decoding import Clusters
 from weightshare.depth.fuse import mean
 from weightshare.depth.templates import Templates
@@ -44,7 +45,7 @@ class Choice:
         reads: How many numbers of the model take part.
         stored: Numbers that the model stores then, or `None` where training decides, or it is refused.
         memory: Bytes of parameters then, with labels of codebooks, buffers of the model not counted.
-        file: Bytes of the parameters in a file of `ws.save`.
+        file: Bytes of a file of `ws.save` then: parameters, buffers and its header.
         left_out: Path and reason of what the pattern matches and stays as it is.
         notes: What the plan warns of.
         refused: Why it cannot be done, in the library's own words.
@@ -152,7 +153,9 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
         where = pattern(model_sites, unshared.groups, wanted)
         only = "" if len(wanted) == len(layers) else f", in {', '.join(glob for glob in where if glob[0] != '!')} alone"
         what = f"{rate} layers read one, norms their own{only}"
-        ties[rate] = _planned(model, "depth", what, Tie(rate=rate, fuse=mean), where)
+        tie = _planned(model, "depth", what, Tie(rate=rate, fuse=mean), where)
+        if tie.stored is None or tie.stored not in (other.stored for other in ties.values()):
+            ties[rate] = tie  # six layers have two slots at rate 3 and at rate 4: one line says it
     groups = _tried(model, Templates(1), None)
     if isinstance(groups, SharingError):
         return [*ties.values(), Choice("depth", "layers mix templates", "ws.Templates(2)", refused=str(groups))]
@@ -169,14 +172,16 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
 def _of_space(model: nn.Module, example_input: Any, sized: str) -> list[Choice]:
     found = []
     counts = count(model)
+    beside = file_size(model) - counts.bytes  # of parameters: buffers and the header, which stay about as they are
     if any(isinstance(module, LocalLayer) for module in model.modules()):
         try:
             folds = plan_fold(model)
             off = f"; kernels are off their mean by up to {folds.error:.2g}" if folds.error else ", exactly"
             size = folds.stored_after * (counts.bytes // max(1, counts.stored))
+            sizes = (folds.stored_after, size, size + beside)
             reads = sum(row.stored_before for row in folds.rows)
             call = "ws.fold(model, float('inf'))" if folds.error else "ws.fold(model)"
-            found.append(Choice("space", f"fold local layers{off}", call, None, reads, folds.stored_after, size, size))
+            found.append(Choice("space", f"fold local layers{off}", call, None, reads, *sizes))
         except SharingError as error:
             found.append(Choice("space", "fold local layers", "ws.fold(model)", refused=str(error)))
     if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
@@ -187,7 +192,8 @@ def _of_space(model: nn.Module, example_input: Any, sized: str) -> list[Choice]:
         try:
             local = plan_local(model, example_input)
             before = sum(row.stored_before for row in local.rows)
-            sizes = (before, local.stored_after, *[local.stored_after * local.bytes_each] * 2)
+            size = local.stored_after * local.bytes_each
+            sizes = (before, local.stored_after, size, size + beside)
             found.append(Choice("space", f"{what}{sized}", call, None, *sizes, left_out=local.left_out))
         except SharingError as error:
             found.append(Choice("space", what, call, refused=str(error)))
@@ -212,11 +218,9 @@ def _planned(model: nn.Module, axis: str, what: str, spec: Spec, where: tuple[st
     made = _tried(model, spec, where)
     if isinstance(made, SharingError):
         return Choice(axis, what, written(spec), where, refused=str(made))
-    memory = file = made.bytes_after
+    memory, file = made.bytes_after, file_size(model, made)
     if isinstance(spec, Codebook):
-        clusters = [group for group in made.groups if isinstance(group, Clusters)]
-        memory += sum(group.index_memory for group in clusters)
-        file = made.bytes_before + sum(group.on_file[0] + group.on_file[1] - group.on_file[2] for group in clusters)
+        memory += sum(group.index_memory for group in made.groups if isinstance(group, Clusters))
     reads = sum(group.stored_before for group in made.groups)
     left_out = tuple((left.path, left.reason) for left in made.left_out)
     return Choice(axis, what, written(spec), where, reads, made.stored_after, memory, file, left_out, made.notes)

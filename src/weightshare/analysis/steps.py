@@ -12,6 +12,7 @@ from weightshare.surgery.sites import Site
 
 TRAIN = "optimizer = torch.optim.AdamW(ws.param_groups(model, weight_decay=1e-2))  # then train as ever"
 SAVE = 'ws.save(ws.fold(model), "small.safetensors")'
+SAVE_AS_MIXED = 'ws.save(model, "small.safetensors")  # templates once; ws.fold(model) writes every layer out'
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,15 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
         globs = list(depth.where or ())
         named = [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {globs!r}"] if globs else []
         planned = f"plan = ws.plan(model, {depth.code}{', where' if globs else ''})"
-        lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE]
-        options = "".join(f" --where '{glob}'" for glob in globs)
         tie = depth.code.startswith("ws.Tie")
+        lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE if tie else SAVE_AS_MIXED]
+        options = "".join(f" --where '{glob}'" for glob in globs)
         command = f"weightshare plan {name} --rate 2 --fuse mean{options}" if name and tie else ""
         title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers"
         found.append(Step(title, "\n".join(lines), command))
     book = next((choice for choice in reversed(fits) if "Codebook" in choice.code), None)
     if book is not None:
-        title = f"Give each weight few values, and take {book.file:,} bytes on file"
+        title = f"Give each weight few values, and take about {book.file:,} bytes on file"
         found.append(Step(title, "\n".join([f"ws.share_(model, {book.code})", TRAIN, SAVE])))
     fold = next((choice for choice in fits if choice.code.startswith("ws.fold")), None)
     pull = next((choice for choice in fits if "Proximal" in choice.code), None)

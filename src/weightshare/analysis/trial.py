@@ -128,10 +128,6 @@ def wanted(model: nn.Module) -> str:
         >>> wanted(Two())
         "Two.forward takes image, text: give example_input=(image, text) or {'image': image, 'text': text}, or --input \
 image=SHAPE,text=SHAPE on the command line; a SHAPE such as 3x224x224 is that of one example, 8:int that of 8 tokens."
-        >>> wanted(nn.Linear(2, 3))
-        "Linear.forward takes input: give example_input=input, a tensor, or example_input=(input,) where it is a tuple \
-or a dict itself, or --input SHAPE on the command line; a SHAPE such as 3x224x224 is that of one example, 8:int that \
-of 8 tokens."
     """
     shapes = "a SHAPE such as 3x224x224 is that of one example, 8:int that of 8 tokens."
     needed, named = _arguments(model)

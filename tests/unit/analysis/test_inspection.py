@@ -154,7 +154,9 @@ def test_the_model_is_left_alone_where_it_cannot_run() -> None:
     before = state(model)
     found = inspect(model, torch.zeros(1, 4))
     assert state(model) == before
-    assert found.unrun.startswith("Sequential did not run on the example input, 1×4: RuntimeError: mat1 and mat2 shapes")
+    assert found.unrun.startswith(
+        "Sequential did not run on the example input, 1×4: RuntimeError: mat1 and mat2 shapes"
+    )
     assert "It does run on random numbers, 3." in found.unrun
     assert "give example_input=input, a tensor" in found.unrun
 
