@@ -105,7 +105,7 @@ def _share(file: _File, group: Group) -> None:
     elif isinstance(group, TemplateGroup):
         for path in group.items:
             file.tensors.pop(path, None)
-        stem = "_".join(part for part in group.name.split(".") if part != "*") or "weights"
+        stem = "_".join(part for part in group.name.replace("*", "").split(".") if part) or "weights"
         bank = join(BANKS, stem)
         shapes = (group.templates, *group.shape), (len(group.items), group.templates)
         for name, shape in zip(("templates", "coefficients"), shapes, strict=True):

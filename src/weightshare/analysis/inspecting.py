@@ -18,7 +18,7 @@ from weightshare.depth.cka import FEWEST
 from weightshare.errors import SharingError, SpecError
 from weightshare.generating import refuse_foreign
 from weightshare.sharing import Group
-from weightshare.surgery.blocks import Place, join, numbered, places
+from weightshare.surgery.blocks import Place, block_path, numbered, places, sequences
 from weightshare.surgery.copies import copied
 from weightshare.surgery.count import count
 from weightshare.surgery.quantised import packed_layers
@@ -137,15 +137,16 @@ def _blocks(model: nn.Module, groups: Sequence[Group], model_sites: Sequence[Sit
         lists[at[0].before, at[0].kind] = indices | {place.index for place in at}, numbers + group.stored_before
     kinds = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
     listed = [
-        Blocks(before, kinds.get(join(before, str(min(indices))), "Parameter"), len(indices), numbers)
+        Blocks(before, kinds.get(block_path(before, min(indices)), "Parameter"), len(indices), numbers)
         for (before, _), (indices, numbers) in lists.items()
     ]
     parts: dict[str, Part] = {}
+    named = sequences(model_sites)
     befores = {before for before, _ in lists}
     for site in model_sites:
         place = found[site.path]
-        at = next(((before, index) for before, index, _ in numbered(site.path) if before in befores), None)
-        path = join(at[0], str(at[1])) if at is not None else site.path.partition(".")[0]
+        at = next(((before, index) for before, index, _ in numbered(site.path, named) if before in befores), None)
+        path = block_path(*at) if at is not None else site.path.partition(".")[0]
         kind = (
             list(lists).index(key)
             if isinstance(place, Place) and (key := (place.before, place.kind)) in lists

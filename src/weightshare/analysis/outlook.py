@@ -20,7 +20,7 @@ from weightshare.sharing import Group, Spec
 from weightshare.space.convert import plan_local
 from weightshare.space.fold import plan_fold
 from weightshare.space.layer import LocalLayer
-from weightshare.surgery.blocks import Place, in_norm, places
+from weightshare.surgery.blocks import Place, blocks_glob, in_norm, places
 from weightshare.surgery.count import count
 from weightshare.surgery.quantised import quantised
 from weightshare.surgery.sites import Site, select
@@ -99,7 +99,7 @@ def pattern(model_sites: Sequence[Site], groups: Sequence[Group], wanted: Sequen
     paths = [path for group in wanted for path in group.items]
     taken = {*paths}
     befores = dict.fromkeys(place.before for path in paths if isinstance(place := found[path], Place))
-    globs = [f"{before}.*" if before else "*" for before in befores]
+    globs = [blocks_glob(before) for before in befores]
     hits = {site.path: site for site in select(model_sites, globs)}
     other = {path for group in groups for path in group.items} - taken
     harmful = [site for path, site in hits.items() if path in other or site.aliases or quantised(site.tensor)]
