@@ -28,6 +28,8 @@ TOKENS = 8
 """Length of a sequence."""
 MOST_LAYERS = 3
 """Of the layers with matrices or kernels so many are taken for the first one, one after the other."""
+KNOWN = (nn.modules.conv._ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.MultiheadAttention)
+"""Layers that say what they take, whatever makes their weights."""
 SIDE_NAMES = ("image_size", "img_size", "side")
 
 
@@ -102,7 +104,11 @@ def _guesses(model: nn.Module) -> Iterator[Guess]:
         if size:
             yield _numbers(model, tuple(size), own=True)
     yield from _of_transformers(model)
-    holders = [one for one in model.modules() if any(p is not None and p.ndim > 1 for p in one._parameters.values())]
+    holders = [
+        one
+        for one in model.modules()
+        if isinstance(one, KNOWN) or any(p is not None and p.ndim > 1 for p in one._parameters.values())
+    ]
     for layer in holders[:MOST_LAYERS]:
         yield from _of_layer(model, layer)
 
@@ -122,8 +128,9 @@ def _of_layer(model: nn.Module, layer: nn.Module) -> Iterator[Guess]:
         yield _numbers(model, (TOKENS, layer.input_size))
     elif isinstance(layer, nn.MultiheadAttention):
         yield _numbers(model, (TOKENS, layer.embed_dim))
-    else:  # the last axis of its weight is what a Linear layer takes, and most of others
-        width = next(p.shape[-1] for p in layer._parameters.values() if p is not None and p.ndim > 1)
+    else:  # the last axis of its weight is what most others take
+        matrices = (p.shape[-1] for p in layer._parameters.values() if p is not None and p.ndim > 1)
+        width = layer.in_features if isinstance(layer, nn.Linear) else next(matrices)
         for axes in ((), (TOKENS,)):
             yield _numbers(model, (*axes, width))
 

@@ -79,15 +79,16 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
     counts, unshared = count(model), equal_layers(model)
     groups = () if isinstance(unshared, SharingError) else unshared.groups
     held = tuple(already(model, found, ran.calls))
-    possible = tuple(choices(model, found, ran.example, ran.sized))
+    possible = tuple(choices(model, found, ran.example, ran.sized, held))
     activations, said = None, ""
     if groups and not meta:
         activations, said = compared(model, ran, held_batches, counts.stored <= SMALL)
+    file = file_size(model)
     similar = tuple(alike(model, groups, found))
     blocks, parts = _blocks(model, groups, found)
     return Inspection(
         *(type(model).__name__, name, counts.stored, counts.logical, counts.bytes, counts.buffer_bytes),
-        file=file_size(model),
+        file=file,
         blocks=tuple(blocks),
         parts=tuple(parts),
         roles=tuple(
@@ -104,7 +105,7 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
         unrun=ran.failed,
         uncompared=said if activations is None and not ran.failed else "",
         cautions=tuple(cautions(model, found, possible, held)),
-        steps=tuple(steps(name if ":" in name else "", possible)),
+        steps=tuple(steps(name if ":" in name else "", possible, file)),
     )
 
 

@@ -11,14 +11,18 @@ import re
 from textwrap import fill, shorten
 from typing import Any
 
+import torch
+
 from weightshare._table import WIDTH, render, run_text, shape_text
 from weightshare.analysis.alike import Alike
 from weightshare.analysis.outlook import Choice
-from weightshare.analysis.present import Already
+from weightshare.analysis.present import SHARED, Already, told
 from weightshare.analysis.steps import Step
 from weightshare.depth.measure import Similarity
 
 AXES = ("depth", "space", "values")
+SAME = 0.99
+"""Linear CKA from which on two blocks are said to give the same."""
 MOST_ROLES = 12
 """Roles that are printed one by one."""
 
@@ -130,12 +134,16 @@ class Inspection:
         """The model in one sentence."""
         if not self.stored:
             return f"{self.model} has no parameters: there is nothing to share."
-        where = (
-            f"{self.equal / self.stored:.1%} of them in layers that are equal"
-            if self.equal
-            else "no block is equal to another"
-        )
-        return f"{self.model} stores {self.stored:,} numbers, {where}."
+        kinds = {one.kind for one in self.already}
+        shares = bool(kinds & {*SHARED[:2], "runs several times"})
+        where = "what repeats is shared already" if shares else "no block is equal to another"
+        if self.equal:
+            yet = " and not shared yet" if shares else ""
+            where = f"{self.equal / self.stored:.1%} of them in layers that are equal{yet}"
+        read = f" and reads {self.logical:,}" if self.logical > self.stored else ""
+        looped = next((one for one in self.already if one.kind == "runs several times"), None)
+        again = f" '{looped.names[0]}' {looped.meaning}." if looped is not None else ""
+        return f"{self.model} stores {self.stored:,} numbers{read}, {where}.{again}"
 
     def left_out(self, axis: str | None = None) -> dict[str, list[str]]:
         """What plans leave as it is, by reason, and what is refused as a whole.
@@ -172,7 +180,7 @@ class Inspection:
         return inspection_page(self)
 
     def __str__(self) -> str:
-        parts = [f"{self.name}: {self.lead}" if self.name else self.lead]
+        parts = [fill(f"{self.name}: {self.lead}" if self.name else self.lead, WIDTH)]
         of = max(1, self.stored)
         if self.unrun:
             parts.append(fill(f"Not run: {self.unrun}", WIDTH, subsequent_indent="  "))
@@ -208,11 +216,12 @@ class Inspection:
             text = str(self.activations)
             apart = "\n\n" if "\n" in text else " "
             parts.append(f"What blocks give on {self.inputs}:{apart}{text}")
+            parts += [fill(note, WIDTH) for note in (activations_note(self.activations, self.inputs),) if note]
         elif self.uncompared:
             parts.append(fill(f"What blocks give was not compared: {self.uncompared}.", WIDTH, subsequent_indent="  "))
         if self.already:
             titles = ("already", "where", "meaning")
-            parts.append(render(titles, [(a.kind, run_text(a.names, 4), a.meaning) for a in self.already]))
+            parts.append(render(titles, told(self.already)))
         reasons = [
             f"Left out, {len(at)}: {run_text(at, 6)}: {reason}." for reason, at in self._first_left_out().items()
         ]
@@ -223,6 +232,28 @@ class Inspection:
             lines = step.lines.splitlines() + ([f"$ {step.command}"] if step.command else [])
             parts.append("\n".join([f"{step.title}:", "", *(f"    {line}" for line in lines)]))
         return "\n\n".join(parts)
+
+
+def activations_note(found: Similarity, inputs: str) -> str:
+    """What to say of the similarity of what blocks give, or nothing.
+
+    Args:
+        found: Of blocks.
+        inputs: What they ran on, in words.
+    """
+    apart = found.values[~torch.eye(len(found.values), dtype=torch.bool)]
+    notes = []
+    if len(apart) and bool((apart >= SAME).all()):
+        notes.append(
+            f"All are {SAME} or more: what tells the examples apart is the same behind every block, up to a rotation "
+            "and a scale, as where blocks add little to what passes through them, before training above all. It does "
+            "not say that their weights are alike, nor that they could share them."
+        )
+    if bool(apart.isnan().any()):
+        notes.append("nan: a block gives the same for all examples, or the examples are too few.")
+    if "random" in inputs:
+        notes.append("The inputs are random and few, so this says little: give real ones by batches or --data.")
+    return " ".join(notes)
 
 
 def chance_note(found: Sequence[Alike]) -> str:

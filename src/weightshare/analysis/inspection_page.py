@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from weightshare._table import run_text, shape_text
 from weightshare.analysis.alike import Alike
 from weightshare.analysis.heat import draw_similarity
-from weightshare.analysis.inspection import Inspection, chance_note
+from weightshare.analysis.inspection import Inspection, activations_note, chance_note
 from weightshare.analysis.outlook import Choice
 from weightshare.analysis.page import Bar, Code, Piece, Section, Tile, render_page
 from weightshare.analysis.pictures import svg
+from weightshare.analysis.present import told
 from weightshare.depth.measure import Similarity
 
 MOST_LISTS = 4
@@ -40,7 +41,7 @@ def _tiles(found: Inspection) -> Iterator[Tile]:
     if tie is not None and tie.stored is not None:
         yield Tile("with two layers tied", f"{tie.stored / of:.1%}", f"{tie.stored:,} numbers")
     if found.already:
-        yield Tile("shared already", str(len(found.already)), "or not plain: see below")
+        yield Tile("shared already", str(len(told(found.already))), "or not plain: see below")
 
 
 def _sections(found: Inspection) -> Iterator[Section]:
@@ -78,13 +79,13 @@ def _sections(found: Inspection) -> Iterator[Section]:
     if found.activations is not None:
         text = (
             f"Linear CKA of what the blocks give on {found.inputs}: 1 where one is the other but for a rotation and a "
-            "scale."
-        )
+            f"scale. {activations_note(found.activations, found.inputs)}"
+        ).rstrip()
         yield Section("What the blocks compute", text=text, picture=_heat(found.activations, "Linear CKA of blocks"))
     elif found.uncompared:
         yield Section("What the blocks compute", text=f"It was not compared: {found.uncompared}.")
     if found.already:
-        rows = [(one.kind, run_text(one.names, 6), one.meaning) for one in found.already]
+        rows = told(found.already)
         yield Section("Shared already, or not plain", columns=("what", "where", "meaning"), rows=rows)
     elif found.stored:
         yield Section("Shared already, or not plain", text="Nothing: every path reads a plain parameter of its own.")

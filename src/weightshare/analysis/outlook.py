@@ -10,6 +10,7 @@ from torch import nn
 
 from weightshare._typing import Where
 from weightshare.analysis.file_size import file_size
+from weightshare.analysis.present import SHARED, Already, told
 from weightshare.decoding import Clusters
 from weightshare.depth.fuse import mean
 from weightshare.depth.templates import Templates
@@ -64,7 +65,13 @@ class Choice:
     refused: str = ""
 
 
-def choices(model: nn.Module, model_sites: Sequence[Site], example_input: Any = None, sized: str = "") -> list[Choice]:
+def choices(
+    model: nn.Module,
+    model_sites: Sequence[Site],
+    example_input: Any = None,
+    sized: str = "",
+    held: Sequence[Already] = (),
+) -> list[Choice]:
     """Plan along each axis, and apply nothing.
 
     Args:
@@ -72,11 +79,16 @@ def choices(model: nn.Module, model_sites: Sequence[Site], example_input: Any = 
         model_sites: Every site of it.
         example_input: What it runs on, for the sizes of convolutions.
         sized: What is to be said of the sizes of that input, such as that they are guessed.
+        held: What is shared already, from `already`.
 
     Returns:
         In the order of the axes; what fits no part of the model has the reason in `refused`.
     """
-    return [*_of_depth(model, model_sites), *_of_space(model, example_input, sized), *_of_values(model, model_sites)]
+    return [
+        *_of_depth(model, model_sites, held),
+        *_of_space(model, example_input, sized),
+        *_of_values(model, model_sites),
+    ]
 
 
 def equal_layers(model: nn.Module) -> Plan | SharingError:
@@ -104,11 +116,21 @@ def pattern(model_sites: Sequence[Site], groups: Sequence[Group], wanted: Sequen
     other = {path for group in groups for path in group.items} - taken
     harmful = [site for path, site in hits.items() if path in other or site.aliases or quantised(site.tensor)]
     while harmful:
-        takes = next((p for p in _exclusions(harmful[0]) if _only(model_sites, p, hits, taken)), harmful[0].path)
+        takes = next(
+            (p for p in _exclusions(harmful[0], found[harmful[0].path]) if _only(model_sites, p, hits, taken)),
+            harmful[0].path,
+        )
         globs.append(f"!{takes}")
         gone = {site.path for site in select(model_sites, takes)}
         harmful = [site for site in harmful if site.path not in gone]
-    return tuple(globs)
+    return min((tuple(globs), *_named(model_sites, wanted, taken)), key=lambda one: sum(map(len, one)))
+
+
+def _named(model_sites: Sequence[Site], wanted: Sequence[Group], taken: set[str]) -> list[tuple[str, ...]]:
+    """What is wanted by its paths, and by its roles where these match nothing else."""
+    roles = tuple(dict.fromkeys(group.name for group in wanted))
+    fits = {site.path for site in select(model_sites, list(roles))} == taken
+    return [tuple(path for group in wanted for path in group.items), *([roles] if fits else [])]
 
 
 def written(spec: Spec) -> str:
@@ -121,10 +143,12 @@ def written(spec: Spec) -> str:
     return re.sub(r"\b(Tie|Templates|Codebook|mean)\b", r"ws.\1", repr(spec))
 
 
-def _exclusions(site: Site) -> Iterable[str]:
+def _exclusions(site: Site, place: Place | str) -> Iterable[str]:
     """Globs that might take a site away, the shortest first."""
     holder, _, name = site.path.rpartition(".")
     yield from NORMS if in_norm(site) else ()
+    if isinstance(place, Place):  # the same layer of every block, then its parameter
+        yield from (place.role.rpartition(".")[0], place.role)
     yield f"*.{holder.rpartition('.')[2]}"
     yield f"*.{name}"
     yield re.sub(r"\b\d+\b", "*", holder)
@@ -140,12 +164,17 @@ def _only(model_sites: Sequence[Site], glob: str, hits: Any, taken: set[str]) ->
     return bool(matched & hits.keys()) and not matched & taken
 
 
-def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
+def _of_depth(model: nn.Module, model_sites: Sequence[Site], held: Sequence[Already]) -> list[Choice]:
     unshared = equal_layers(model)
+    shared = _shared_across_depth(held)
     if isinstance(unshared, SharingError):
-        return [Choice("depth", "tie layers", "ws.Tie(rate=2)", refused=str(unshared))]
+        return [Choice("depth", "tie layers", "ws.Tie(rate=2)", refused=shared or str(unshared))]
     by_path = {site.path: site for site in model_sites}
-    layers = [group for group in unshared.groups if not in_norm(by_path[group.items[0]])] or list(unshared.groups)
+    layers = [group for group in unshared.groups if not in_norm(by_path[group.items[0]])]
+    if shared and not any(len(group.shape) > 1 for group in layers):
+        left = "norms and biases" if layers else "norms"
+        return [Choice("depth", "tie layers", "ws.Tie(rate=2)", refused=f"{shared} What is left are {left}.")]
+    layers = layers or list(unshared.groups)
     deepest = max(len(group.items) for group in layers)
     ties: dict[int, Choice] = {}
     for rate in (rate for rate in RATES if rate <= deepest):
@@ -162,11 +191,21 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
     depths = {len(group.items) for group in groups.groups}
     mixed = []
     for rate, tie in ties.items():
+        if len(depths) == 1 and min(depths) < 1.5 * rate:
+            continue  # one template, which is what a tie of all layers stores
         spec = Templates(max(1, round(min(depths) / rate)))
         if len(depths) > 1 and tie.stored is not None:  # as many numbers as tied layers, spread over all groups
             spec = Templates(budget=tie.stored)
         mixed.append(_planned(model, "depth", f"layers mix templates, about as small as rate {rate}", spec, None))
     return list({choice.code: choice for choice in (*ties.values(), *mixed)}.values())
+
+
+def _shared_across_depth(held: Sequence[Already]) -> str:
+    """Why nothing is left to tie, where layers are shared already; or nothing."""
+    shared = [row for row in told(held) if row[0] in SHARED]
+    layers = [row for row in shared if "*" in row[1] or row[0] in ("runs several times", "one module")]
+    layers += [row for row in shared if row[0].endswith("by a plan") and row not in layers]
+    return f"What repeats is shared already: {layers[0][1]}, {layers[0][0]}." if layers else ""
 
 
 def _of_space(model: nn.Module, example_input: Any, sized: str) -> list[Choice]:

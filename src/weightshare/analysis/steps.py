@@ -30,12 +30,13 @@ class Step:
     command: str = ""
 
 
-def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
+def steps(name: str, possible: Sequence[Choice], file: int) -> list[Step]:
     """The most useful things to do with a model, three at most.
 
     Args:
         name: Of the model on the command line, or nothing.
         possible: From `choices`.
+        file: Bytes of a file of the model as it is; what takes more is not proposed.
 
     Returns:
         What fits, of: ties at the least rate, or else templates; a codebook of 256 values; folding of local layers, or
@@ -54,7 +55,7 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
         command = f"weightshare plan {name} --rate 2 --fuse mean{options}" if name and tie else ""
         title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers"
         found.append(Step(title, "\n".join(lines), command))
-    book = next((choice for choice in reversed(fits) if "Codebook" in choice.code), None)
+    book = next((choice for choice in reversed(fits) if "Codebook" in choice.code and (choice.file or 0) < file), None)
     if book is not None:
         title = f"Give each weight few values, and take about {book.file:,} bytes on file"
         found.append(Step(title, "\n".join([f"ws.share_(model, {book.code})", TRAIN, SAVE])))

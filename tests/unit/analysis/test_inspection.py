@@ -15,6 +15,7 @@ from weightshare.analysis.example import example_for
 from weightshare.analysis.inspecting import inspect
 from weightshare.analysis.inspection import Inspection
 from weightshare.analysis.outlook import pattern
+from weightshare.analysis.present import told
 from weightshare.errors import SharingError, SpecError
 
 PLANNED = {"ws": ws}
@@ -130,6 +131,81 @@ def test_what_is_shared_already_is_named() -> None:
     assert [one.kind for one in inspect(model).already] == ["tied by a plan", "made by a plan"]
     frozen = chain().model.requires_grad_(False).to("meta")
     assert [*kinds(inspect(frozen))] == ["on meta", "frozen"]
+
+
+def tied_in_pairs() -> nn.Module:
+    """A model whose author tied every second layer."""
+    model = chain(depth=6).model
+    for index in (1, 3, 5):
+        model.blocks[index].fc1.weight = model.blocks[index - 1].fc1.weight
+    return model
+
+
+def test_ties_of_others_are_told_once_and_left_alone() -> None:
+    found = inspect(tied_in_pairs())
+    assert [row[:2] for row in told(found.already)] == [("one parameter", "blocks.*.fc1.weight")]
+    assert told(found.already)[0][2].startswith("3 × 2 paths: ")
+    assert f"numbers and reads {found.logical:,}, " in found.lead
+    tie = next(choice for choice in found.choices if choice.axis == "depth")
+    assert tie.where == ("blocks.*", "!*norm*", "!blocks.*.fc1.weight")
+    planned = {
+        path for group in ws.plan(tied_in_pairs(), ws.Tie(rate=2), list(tie.where)).groups for path in group.items
+    }
+    assert {path.rpartition(".fc")[2] for path in planned} == {"1.bias", "2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"), [(ws.Tie(rate=2), "tied by a plan"), (ws.Templates(2), "made by a plan"), (ws.Tie(rate=4), "")]
+)
+def test_what_repeats_and_is_shared_is_not_proposed_again(spec, kind: str) -> None:
+    model = chain(depth=4, width=31).model
+    ws.share_(model, spec, ["blocks.*.fc1.weight", "blocks.*.fc2.weight"])
+    found = inspect(model)
+    depth = [choice for choice in found.choices if choice.axis == "depth"]
+    assert [choice.refused.partition(":")[0] for choice in depth] == ["What repeats is shared already"]
+    assert depth[0].refused.endswith("What is left are norms and biases.")
+    assert kind in {row[0] for row in told(found.already)} | {""}
+    assert not any("Tie" in step.lines or "Templates" in step.lines for step in found.steps)
+
+
+def test_a_layer_in_a_loop_is_said_to_be_shared() -> None:
+    found = inspect(Looped())
+    assert found.lead.endswith(
+        "what repeats is shared already. 'layer' runs 4 times in a pass, with the same weights each time."
+    )
+    (depth,) = (choice for choice in found.choices if choice.axis == "depth")
+    assert depth.refused == "What repeats is shared already: layer, runs several times."
+
+
+def test_nothing_that_takes_more_on_file_is_proposed() -> None:
+    model = chain(depth=4, width=31).model
+    ws.share_(model, ws.Tie(rate=2), "blocks.*")
+    found = inspect(model)
+    coded = [choice for choice in found.choices if "Codebook" in choice.code and not choice.refused]
+    assert all(choice.file > found.file for choice in coded)
+    assert not any("Codebook" in step.lines for step in found.steps)
+
+
+def test_a_similarity_of_one_is_explained() -> None:
+    examples = torch.randn(23, 7)
+    stream = nn.Sequential(*(Added() for _ in range(3)))
+    text = str(inspect(stream, examples))
+    assert "All are 0.99 or more: what tells the examples apart is the same behind every block" in text
+    assert "The inputs are random" not in text
+    assert "The inputs are random and few, so this says little" in str(inspect(stream)).replace("\n", " ")
+    constant = inspect(nn.Sequential(*(Added() for _ in range(3))), torch.ones(5, 7))
+    assert "nan: a block gives the same for all examples" in str(constant)
+
+
+class Added(nn.Module):
+    """A block with a shortcut, as it is before training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(7, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1e-3 * self.inner(x)
 
 
 def test_two_parameters_in_one_memory_are_named() -> None:
