@@ -105,7 +105,7 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
         unrun=ran.failed,
         uncompared=said if activations is None and not ran.failed else "",
         cautions=tuple(cautions(model, found, possible, held)),
-        steps=tuple(steps(name if ":" in name else "", possible, file)),
+        steps=tuple(steps(name if ":" in name else "", possible, counts.stored, file)),
     )
 
 

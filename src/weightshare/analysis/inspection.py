@@ -130,15 +130,18 @@ class Inspection:
         return sum(role.numbers for role in self.roles)
 
     @property
+    def shares(self) -> bool:
+        """Whether layers share already: by a plan, or since they run several times."""
+        return bool({one.kind for one in self.already} & {*SHARED[:2], "runs several times"})
+
+    @property
     def lead(self) -> str:
         """The model in one sentence."""
         if not self.stored:
             return f"{self.model} has no parameters: there is nothing to share."
-        kinds = {one.kind for one in self.already}
-        shares = bool(kinds & {*SHARED[:2], "runs several times"})
-        where = "what repeats is shared already" if shares else "no block is equal to another"
+        where = "what repeats is shared already" if self.shares else "no block is equal to another"
         if self.equal:
-            yet = " and not shared yet" if shares else ""
+            yet = " and not shared yet" if self.shares else ""
             where = f"{self.equal / self.stored:.1%} of them in layers that are equal{yet}"
         read = f" and reads {self.logical:,}" if self.logical > self.stored else ""
         looped = next((one for one in self.already if one.kind == "runs several times"), None)
@@ -155,13 +158,16 @@ class Inspection:
             For each reason the parameters, or the call that is refused. Reasons that differ in numbers of names alone
             are one, with `*` for the numbers.
         """
-        reasons: dict[str, dict[str, None]] = {}
+        reasons: dict[str, dict[str, str]] = {}
         for choice in (one for one in self.choices if axis in (None, one.axis)):
             refused = ((choice.code, choice.refused),) if choice.refused else ()
             for path, reason in (*refused, *choice.left_out):
                 said = re.sub(r"'[^']*'", lambda name: re.sub(r"\d+", "*", name[0]), reason.rstrip("."))
-                reasons.setdefault(said, {})[path] = None
-        return {reason: list(paths) for reason, paths in reasons.items()}
+                reasons.setdefault(said, {})[path] = reason.rstrip(".")
+        return {
+            next(iter(own)) if len(own := {*paths.values()}) == 1 else said: list(paths)
+            for said, paths in reasons.items()
+        }
 
     def _first_left_out(self) -> dict[str, list[str]]:
         """What is left out of the first plan of depth and of space, and what is refused, in short."""
@@ -180,7 +186,7 @@ class Inspection:
         return inspection_page(self)
 
     def __str__(self) -> str:
-        parts = [fill(f"{self.name}: {self.lead}" if self.name else self.lead, WIDTH)]
+        parts = [(f"{self.name}: " if self.name else "") + fill(self.lead, WIDTH)]
         of = max(1, self.stored)
         if self.unrun:
             parts.append(fill(f"Not run: {self.unrun}", WIDTH, subsequent_indent="  "))
@@ -269,7 +275,9 @@ def chance_note(found: Sequence[Alike]) -> str:
 
 
 def _choice_row(choice: Choice, stored: int) -> tuple[object, ...]:
-    what = choice.code if choice.axis == "depth" else f"{choice.code}: {choice.what}"
+    # Of depth the code says it all, but which lists of blocks are deep enough for a rate.
+    said = choice.what.partition(", in ")[2] if choice.axis == "depth" else choice.what
+    what = f"{choice.code}: {'in ' if choice.axis == 'depth' else ''}{said}" if said else choice.code
     if choice.refused:
         return choice.axis, choice.code, "refused", "", "", ""
     if choice.stored is None:
@@ -279,8 +287,13 @@ def _choice_row(choice: Choice, stored: int) -> tuple[object, ...]:
 
 def _alike_row(one: Alike) -> tuple[object, ...]:
     first, second, cosine = one.closest
-    mean = one.pairs.nanmean().item()
-    return one.blocks or "the model", f"{mean:.3f}", f"{one.neighbours:.3f}", f"{first} and {second}", f"{cosine:.3f}"
+    means = thousandths(one.pairs.nanmean().item()), thousandths(one.neighbours)
+    return one.blocks or "the model", *means, f"{first} and {second}", thousandths(cosine)
+
+
+def thousandths(number: float) -> str:
+    """A number to three digits, zero without a sign."""
+    return f"{round(number, 3) + 0.0:.3f}"
 
 
 def _rows(value: Any) -> Any:

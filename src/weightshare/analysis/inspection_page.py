@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from weightshare._table import run_text, shape_text
 from weightshare.analysis.alike import Alike
 from weightshare.analysis.heat import draw_similarity
-from weightshare.analysis.inspection import Inspection, activations_note, chance_note
+from weightshare.analysis.inspection import Inspection, activations_note, chance_note, thousandths
 from weightshare.analysis.outlook import Choice
 from weightshare.analysis.page import Bar, Code, Piece, Section, Tile, render_page
 from weightshare.analysis.pictures import svg
@@ -36,7 +36,8 @@ def _tiles(found: Inspection) -> Iterator[Tile]:
         largest = max(found.blocks, key=lambda one: one.numbers)
         more = f", and {len(found.blocks) - 1} more lists" if len(found.blocks) > 1 else ""
         yield Tile("equal blocks", f"{largest.blocks} × {largest.block}", f"in {largest.path or 'the model'}{more}")
-    yield Tile("in equal layers", f"{found.equal / of:.1%}", "of the stored numbers")
+    if found.equal or not found.shares:
+        yield Tile("in equal layers", f"{found.equal / of:.1%}", "of the stored numbers")
     tie = next((one for one in found.choices if one.axis == "depth" and one.stored is not None), None)
     if tie is not None and tie.stored is not None:
         yield Tile("with two layers tied", f"{tie.stored / of:.1%}", f"{tie.stored:,} numbers")
@@ -53,6 +54,8 @@ def _sections(found: Inspection) -> Iterator[Section]:
         text = "The whole model, from its input on, as wide as the numbers that each part stores. " + (
             "Blocks of one colour are equal, and could read the same weights; what is grey stands alone."
             if found.blocks
+            else "What repeats in it is shared already: see below."
+            if found.shares
             else "Nothing in it repeats."
         )
         yield Section(
@@ -115,7 +118,10 @@ def _alike(found: Sequence[Alike]) -> Iterator[Section]:
     if not found:
         return
     rows = [
-        (one.blocks or "the model", f"{one.pairs.nanmean().item():.3f}", f"{one.neighbours:.3f}", *_closest(one))
+        (
+            *(one.blocks or "the model", thousandths(one.pairs.nanmean().item()), thousandths(one.neighbours)),
+            *_closest(one),
+        )
         for one in found
     ]
     text = (
@@ -138,7 +144,7 @@ def _alike(found: Sequence[Alike]) -> Iterator[Section]:
 
 def _closest(one: Alike) -> tuple[str, str]:
     first, second, cosine = one.closest
-    return f"{first} and {second}", f"{cosine:.3f}"
+    return f"{first} and {second}", thousandths(cosine)
 
 
 def _heat(one: Similarity, title: str, above: str = "") -> str:

@@ -244,13 +244,26 @@ def _of_space(model: nn.Module, example_input: Any, sized: str) -> list[Choice]:
 def _of_values(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
     what = "{} values for each weight"
     found = [_planned(model, "values", what.format(values), Codebook(values), None) for values in VALUES]
+    if all(choice.refused for choice in found) and (where := _matrices(model, model_sites)):
+        # Layers of a class of its own, as GPT-2's are, have to be named.
+        named = [_planned(model, "values", what.format(values), Codebook(values), where) for values in VALUES]
+        found = found if all(choice.refused for choice in named) else named
     try:
         pulled = trained_weights(model, None, "Proximal")
     except SharingError as error:
         return [*found, Choice("values", "pull weights together", "ws.Proximal(1e-3)", refused=str(error))]
     reads = sum(site.tensor.numel() for site in pulled)
-    what = f"pull weights of {len(pulled)} layers together while training"
+    layers = f"{len(pulled)} layers" if len(pulled) > 1 else "one layer"
+    what = f"pull weights of {layers} together while training"
     return [*found, Choice("values", what, "ws.Proximal(strength=1e-3)", None, reads)]
+
+
+def _matrices(model: nn.Module, model_sites: Sequence[Site]) -> tuple[str, ...]:
+    """Globs on the matrices and kernels of equal blocks, or nothing."""
+    unshared = equal_layers(model)
+    groups = () if isinstance(unshared, SharingError) else unshared.groups
+    wanted = [group for group in groups if len(group.shape) > 1]
+    return pattern(model_sites, groups, wanted) if wanted else ()
 
 
 def _planned(model: nn.Module, axis: str, what: str, spec: Spec, where: tuple[str, ...] | None) -> Choice:

@@ -30,12 +30,13 @@ class Step:
     command: str = ""
 
 
-def steps(name: str, possible: Sequence[Choice], file: int) -> list[Step]:
+def steps(name: str, possible: Sequence[Choice], stored: int, file: int) -> list[Step]:
     """The most useful things to do with a model, three at most.
 
     Args:
         name: Of the model on the command line, or nothing.
         possible: From `choices`.
+        stored: Numbers that the model stores as it is.
         file: Bytes of a file of the model as it is; what takes more is not proposed.
 
     Returns:
@@ -47,18 +48,19 @@ def steps(name: str, possible: Sequence[Choice], file: int) -> list[Step]:
     depth = next((choice for choice in fits if choice.axis == "depth"), None)
     if depth is not None:
         globs = list(depth.where or ())
-        named = [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {globs!r}"] if globs else []
+        named = _where(globs)
         planned = f"plan = ws.plan(model, {depth.code}{', where' if globs else ''})"
         tie = depth.code.startswith("ws.Tie")
         lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE if tie else SAVE_AS_MIXED]
         options = "".join(f" --where '{glob}'" for glob in globs)
         command = f"weightshare plan {name} --rate 2 --fuse mean{options}" if name and tie else ""
-        title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers"
+        title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers of {stored:,}"
         found.append(Step(title, "\n".join(lines), command))
     book = next((choice for choice in reversed(fits) if "Codebook" in choice.code and (choice.file or 0) < file), None)
     if book is not None:
-        title = f"Give each weight few values, and take about {book.file:,} bytes on file"
-        found.append(Step(title, "\n".join([f"ws.share_(model, {book.code})", TRAIN, SAVE])))
+        title = f"Give each weight few values, and take about {book.file:,} bytes on file of {file:,}"
+        share = f"ws.share_(model, {book.code}{', where' if book.where else ''})"
+        found.append(Step(title, "\n".join([*_where(book.where or ()), share, TRAIN, SAVE])))
     fold = next((choice for choice in fits if choice.code.startswith("ws.fold")), None)
     pull = next((choice for choice in fits if "Proximal" in choice.code), None)
     if fold is not None:
@@ -67,6 +69,13 @@ def steps(name: str, possible: Sequence[Choice], file: int) -> list[Step]:
         lines = ["optimizer = torch.optim.SGD(model.parameters(), lr=0.1)", f"{pull.code}.attach_(optimizer, model)"]
         found.append(Step("Pull weights together while training", "\n".join(lines)))
     return found
+
+
+def _where(globs: Sequence[str]) -> list[str]:
+    """The line that names a pattern, if there is one."""
+    if not globs:
+        return []
+    return [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {list(globs)!r}"]
 
 
 def cautions(

@@ -208,6 +208,40 @@ class Added(nn.Module):
         return x + 1e-3 * self.inner(x)
 
 
+class Turned(nn.Module):
+    """A linear layer of one's own, as GPT-2 has it."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(wide, wide)), nn.Parameter(torch.zeros(wide))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+def test_layers_of_a_class_of_ones_own_are_named_for_a_codebook() -> None:
+    model = nn.Sequential(*(Turned(47) for _ in range(3)))
+    found = inspect(model)
+    books = [choice for choice in found.choices if "Codebook" in choice.code]
+    assert [choice.where for choice in books] == [("*", "!*.bias")] * 2
+    assert [choice.stored for choice in books] == [3 * (values + 47) for values in (16, 256)]
+    (step,) = (step for step in found.steps if "Codebook" in step.lines)
+    exec(step.lines.partition("\noptimizer")[0], {"ws": ws, "model": model})
+    assert ws.report(model).stored == books[1].stored
+
+
+def test_a_rate_says_which_lists_are_deep_enough() -> None:
+    found = inspect(ZOO["stages"]().model)
+    deep = next(choice for choice in found.choices if "rate=4" in choice.code)
+    assert f"{deep.code}: in {deep.where[0]} alone" in " ".join(str(found).split())
+
+
+def test_a_reason_for_one_block_names_it() -> None:
+    model = nn.Sequential(*(nn.Linear(wide, 3) for wide in (2, 3, 3)))
+    reason = "block '0' differs from its siblings in parameter names, shapes or module types"
+    assert inspect(model).left_out("depth")[reason][:2] == ["0.weight", "0.bias"]
+
+
 def test_two_parameters_in_one_memory_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = nn.Parameter(model[0].weight.data)
