@@ -166,6 +166,15 @@ def test_a_network_of_torchvision_is_a_callable():
     assert isinstance(build("torchvision.models:resnet18"), nn.Module)
 
 
+def test_blocks_with_names_are_found_by_inspect_and_by_plan(capsys):
+    assert call("inspect", "torchvision.models:vit_b_16", "--meta") == 0
+    text = capsys.readouterr().out
+    assert "encoder.layers.encoder_layer_*   12 × EncoderBlock" in text
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("$ weightshare plan"))
+    assert call(*line.replace("'", "").split()[2:]) == 0
+    assert "0–11" in capsys.readouterr().out
+
+
 def test_an_option_that_transformers_would_pass_over_is_refused(capsys):
     small = [f"--model-arg={key}" for key in ("hidden_size=32", "num_attention_heads=2", "vocab_size=50")]
     assert call("inspect", "transformers:bert", "--meta", *small, "--model-arg", "num_hidden_layer=3") == 1
