@@ -25,6 +25,7 @@ EXAMPLES = 16
 """Random inputs that such a model is run on."""
 MOST_CHARACTERS = 300
 """Of an error of the model."""
+LABELS = " If this is a batch of inputs and labels, give the inputs alone: batches=[x for x, _ in loader]."
 GIVE = "examples in example_input, in batches, or by --data"
 
 
@@ -76,8 +77,10 @@ def trial(model: nn.Module, example_input: Any, batches: Sequence[Any] | None) -
             return Trial(example_input, calls_of(model, example_input), said)
         except SpecError as error:
             guess, _ = example_for(model)
-            runs = f" It does run on {guess.said}." if guess is not None else ""
-            return Trial(failed=_did_not_run(model, f"{said}, {described(example_input)}", error, runs))
+            pair = isinstance(example_input, tuple | list) and len(example_input) == 2
+            more = LABELS if pair else ""
+            more += f" It does run on {guess.said}." if guess is not None else ""
+            return Trial(failed=_did_not_run(model, f"{said}, {described(example_input)}", error, more))
     guess, tried = example_for(model)
     if guess is not None:
         example_input = guess.make(1)
@@ -171,7 +174,8 @@ def _did_not_run(model: nn.Module, said: str, error: SpecError, more: str = "") 
     """What a model was tried on, its own error, and what to give instead."""
     own = error.__cause__ or error
     text = shorten(str(own), MOST_CHARACTERS, placeholder=" …").rstrip(".")
-    named = f"{type(own).__name__}: {text}" if text else type(own).__name__
+    kind = "" if isinstance(own, SharingError) and text else type(own).__name__
+    named = ": ".join(part for part in (kind, text) if part)
     return f"{type(model).__name__} did not run on {said}: {named}.{more} {wanted(model)}"
 
 

@@ -353,6 +353,17 @@ def test_a_similarity_that_is_not_there_has_a_reason(given, reason: str) -> None
     assert (found.choices, found.roles, found.unrun) == (plain.choices, plain.roles, "")
 
 
+def test_a_loader_of_inputs_and_labels_is_told_apart() -> None:
+    loader = [[torch.randn(5, 3), torch.zeros(5, dtype=torch.long)]]
+    found = inspect(chain().model, batches=loader)
+    assert found.unrun.startswith("Sequential did not run on the first batch, [5×3, 5 int64]: TypeError: ")
+    assert "give the inputs alone: batches=[x for x, _ in loader]. It does run on random numbers, 3." in found.unrun
+    assert (
+        "the example input, int: the example input is of type int: need a tensor, a sequence of"
+        in inspect(chain().model, 3).unrun
+    )
+
+
 def test_what_local_layers_cost_says_for_which_size() -> None:
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3))
     (said,) = (c.what for c in inspect(model).choices if c.axis == "space")
