@@ -14,9 +14,11 @@ from weightshare.analysis.outlook import choices, equal_layers
 from weightshare.analysis.present import Already, already
 from weightshare.analysis.steps import cautions, steps
 from weightshare.analysis.trial import SMALL, compared, trial
+from weightshare.decoding import Decoded
 from weightshare.depth.cka import FEWEST
 from weightshare.errors import SharingError, SpecError
 from weightshare.generating import refuse_foreign
+from weightshare.planning import applied_plans
 from weightshare.sharing import Group
 from weightshare.surgery.blocks import Place, block_path, numbered, places, sequences
 from weightshare.surgery.copies import copied
@@ -88,6 +90,12 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
     blocks, parts = _blocks(model, groups, found)
     return Inspection(
         *(type(model).__name__, name, counts.stored, counts.logical, counts.bytes, counts.buffer_bytes),
+        label_bytes=sum(
+            group.index_memory
+            for _, plan in applied_plans(model)
+            for group in plan.groups
+            if isinstance(group, Decoded)
+        ),
         file=file,
         blocks=tuple(blocks),
         parts=tuple(parts),

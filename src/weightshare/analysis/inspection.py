@@ -89,6 +89,7 @@ class Inspection:
         logical: Numbers, once for every path that reads them.
         bytes: Memory of the stored numbers.
         buffer_bytes: Memory of the buffers.
+        label_bytes: Memory of those buffers that are labels of codebooks.
         file: Bytes of a file of `ws.save`: parameters, buffers and its header.
         blocks: Lists of equal blocks.
         parts: The whole model, block by block.
@@ -110,6 +111,7 @@ class Inspection:
     logical: int
     bytes: int
     buffer_bytes: int
+    label_bytes: int = 0
     file: int = 0
     blocks: tuple[Blocks, ...] = ()
     parts: tuple[Part, ...] = ()
@@ -209,7 +211,7 @@ class Inspection:
             parts.append(render(titles, listed, titles[2:]))
         if self.choices:
             titles = ("axis", "what could be done", "numbers", "of model", "bytes", "bytes on file")
-            now = ("", "as it is", self.stored, "100.0%", self.bytes, self.file)
+            now = ("", "as it is", self.stored, "100.0%", self.bytes + self.label_bytes, self.file)
             parts.append(render(titles, [now, *(_choice_row(c, of) for c in self.choices)], titles[2:]))
         if self.alike:
             titles = ("blocks in", "mean cosine", "of neighbours", "most alike", "cosine")

@@ -39,6 +39,15 @@ def test_it_is_that_of_the_file(make, spec, off: float, tmp_path: Path) -> None:
     assert file_size(model) == pytest.approx(size, rel=off)  # what is shared by then is read of the model
 
 
+def test_labels_of_codebooks_count_before_and_after() -> None:
+    model = images()
+    choice = next(choice for choice in inspect(model).choices if "clusters=16" in choice.code)
+    ws.share_(model, ws.Codebook(clusters=16))
+    found = inspect(model)
+    assert found.bytes + found.label_bytes == choice.memory
+    assert found.file == pytest.approx(choice.file, rel=0.005)
+
+
 def test_every_row_of_an_inspection_is_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = images()
