@@ -82,7 +82,7 @@ def told(found: Sequence[Already]) -> list[tuple[str, str, str]]:
     Example:
         >>> pairs = [Already("one parameter", (f"blocks.{i}.fc", f"blocks.{i + 1}.fc"), "stored once") for i in (0, 2)]
         >>> told(pairs)
-        [('one parameter', 'blocks.*.fc', '2 × 2 paths: stored once')]
+        [('one parameter', 'blocks.*.fc', '2 groups of 2 paths: stored once')]
     """
     rows: dict[tuple[str, str], list[Already]] = {}
     for one in found:
@@ -96,7 +96,11 @@ def _one_row(alike: Sequence[Already]) -> tuple[str, str]:
         return (_role(names) if len(names) > 3 else "") or run_text(names, 6), alike[0].meaning
     where = dict.fromkeys(_role(one.names) or " = ".join(one.names) for one in alike)
     lengths = {len(one.names) for one in alike}
-    times = f"{len(alike)} × {lengths.pop()} paths: " if len(lengths) == 1 and lengths != {1} else f"{len(alike)} ×: "
+    times = (
+        f"{len(alike)} groups of {lengths.pop()} paths: "
+        if len(lengths) == 1 and lengths != {1}
+        else f"{len(alike)} ×: "
+    )
     return run_text(list(where), 6), times + alike[0].meaning
 
 

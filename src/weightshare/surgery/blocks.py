@@ -23,7 +23,6 @@ from torch import nn
 from weightshare.surgery.derived import HOLDER
 from weightshare.surgery.sites import Site
 
-
 NAMED = re.compile(r"(.*[^0-9])(0|[1-9][0-9]*)", re.DOTALL)
 """A name that ends in a number, as `encoder_layer_3` does."""
 

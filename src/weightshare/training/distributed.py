@@ -33,7 +33,7 @@ from weightshare._table import render
 from weightshare.errors import NoMatch, SpecError
 from weightshare.files.sharded import load_sharded, save_sharded
 from weightshare.generating import Bank, opens
-from weightshare.surgery.blocks import Place, block_path, join, numbered, places, sequences
+from weightshare.surgery.blocks import Place, block_path, numbered, places, sequences
 from weightshare.surgery.copies import remember, unsharded_copy
 from weightshare.surgery.quantised import quantised
 from weightshare.surgery.shards import is_spread

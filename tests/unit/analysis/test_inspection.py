@@ -144,7 +144,7 @@ def tied_in_pairs() -> nn.Module:
 def test_ties_of_others_are_told_once_and_left_alone() -> None:
     found = inspect(tied_in_pairs())
     assert [row[:2] for row in told(found.already)] == [("one parameter", "blocks.*.fc1.weight")]
-    assert told(found.already)[0][2].startswith("3 × 2 paths: ")
+    assert told(found.already)[0][2].startswith("3 groups of 2 paths: ")
     assert f"numbers and reads {found.logical:,}, " in found.lead
     tie = next(choice for choice in found.choices if choice.axis == "depth")
     assert tie.where == ("blocks.*", "!*norm*", "!blocks.*.fc1.weight")
