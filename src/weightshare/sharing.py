@@ -299,11 +299,12 @@ def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:
 
 def _span(group: Group) -> str:
     """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
-    at = group.name.split(".").index("*") if "*" in group.name.split(".") else None
-    parts = [path.split(".")[at : at + 1] for path in group.items] if at is not None else []
-    if not parts or not all(part and part[0].isdecimal() and len(part[0]) < 10 for part in parts):
+    at, stem = next(((at, part[:-1]) for at, part in enumerate(group.name.split(".")) if part.endswith("*")), (0, None))
+    parts = [path.split(".")[at : at + 1] for path in group.items] if stem is not None else []
+    numbers = [part[0].removeprefix(stem or "") for part in parts if part]
+    if not numbers or len(numbers) < len(parts) or not all(one.isdecimal() and len(one) < 10 for one in numbers):
         # a name out of a file may be any
         return str(len(group.items))
-    indices = [int(part) for (part,) in parts]
+    indices = [int(number) for number in numbers]
     run = all(later == one + 1 for one, later in pairwise(indices))
     return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)

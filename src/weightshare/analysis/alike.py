@@ -15,7 +15,7 @@ from weightshare.depth.measure import Similarity
 from weightshare.depth.nearest import gram
 from weightshare.sharing import Group
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.blocks import Place, block_path, places
 from weightshare.surgery.sites import Site
 
 MOST_NUMBERS = 2**18
@@ -124,5 +124,5 @@ def _drawn(tensor: Tensor) -> Tensor:
 
 
 def _named(before: str, indices: Sequence[int], cosines: Tensor) -> Similarity:
-    names = tuple(f"{before}.{index}" if before else str(index) for index in indices)
+    names = tuple(block_path(before, index) for index in indices)
     return Similarity("cosine", names, names, cosines.clamp(-1.0, 1.0))

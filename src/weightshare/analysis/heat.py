@@ -9,6 +9,7 @@ import torch
 from weightshare.analysis.pictures import INK, quiet
 from weightshare.depth.measure import Similarity
 from weightshare.errors import SpecError
+from weightshare.surgery.blocks import NAMED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,6 +101,8 @@ def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
     Example:
         >>> short_names(["blocks.0.fc1", "blocks.11.fc1"])
         ('blocks.*.fc1', ['0', '11'])
+        >>> short_names(["layers.layer_0", "layers.layer_1"])
+        ('layers.layer_*', ['0', '1'])
         >>> short_names(["stem", "head"])
         ('', ['stem', 'head'])
     """
@@ -111,7 +114,13 @@ def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
     if len(names) < 2 or not lead + trail:
         return "", list(names)
     common = [*parts[0][:lead], "*", *parts[0][len(parts[0]) - trail :]]
-    return ".".join(common), [".".join(one[lead : len(one) - trail]) for one in parts]
+    rest_of = [".".join(one[lead : len(one) - trail]) for one in parts]
+    numbers = [NAMED.fullmatch(one) for one in rest_of]
+    stems = {found[1] if found else "" for found in numbers}
+    if len(stems) == 1 and (stem := stems.pop()) and "." not in stem:
+        common[lead] = f"{stem}*"
+        rest_of = [one.removeprefix(stem) for one in rest_of]
+    return ".".join(common), rest_of
 
 
 def _name(axes: "Axes", one: Similarity, cell: float) -> None:
@@ -132,4 +141,12 @@ def _number(axes: "Axes", one: Similarity, low: float, high: float) -> None:
         for column, value in enumerate(line):
             if isfinite(value):
                 ink = "white" if value - low < 0.6 * (high - low) else "#111111"
-                axes.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    f"{round(value, 2) + 0.0:.2f}",
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    fontsize=8,
+                )

@@ -7,27 +7,25 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weightshare.analysis.alike import alike
-from weightshare.analysis.example import example_for, untouched
+from weightshare.analysis.example import untouched
+from weightshare.analysis.file_size import file_size
 from weightshare.analysis.inspection import Blocks, Inspection, Part, Role
 from weightshare.analysis.outlook import choices, equal_layers
-from weightshare.analysis.present import Already, already, calls_of
+from weightshare.analysis.present import Already, already
 from weightshare.analysis.steps import cautions, steps
-from weightshare.depth.cka import FEWEST, cka
-from weightshare.depth.measure import Similarity
+from weightshare.analysis.trial import SMALL, compared, trial
+from weightshare.decoding import Decoded
+from weightshare.depth.cka import FEWEST
 from weightshare.errors import SharingError, SpecError
 from weightshare.generating import refuse_foreign
+from weightshare.planning import applied_plans
 from weightshare.sharing import Group
-from weightshare.surgery.blocks import Place, join, numbered, places
+from weightshare.surgery.blocks import Place, block_path, numbered, places, sequences
 from weightshare.surgery.copies import copied
 from weightshare.surgery.count import count
 from weightshare.surgery.quantised import packed_layers
 from weightshare.surgery.sites import Site, sites, unwrapped
 from weightshare.surgery.watch import run
-
-SMALL = 30_000_000
-"""Models up to this many stored numbers are run on random inputs for `cka`; larger ones on given batches alone."""
-EXAMPLES = 16
-"""Random inputs that such a model is run on."""
 
 
 def inspect(
@@ -44,24 +42,26 @@ def inspect(
     Args:
         model: Any module. It is left as it was: its numbers, its modes, its hooks and the random generators.
         example_input: What the model runs on, a tensor, a sequence of positional arguments or a mapping of keyword
-            arguments; by default one is guessed. It tells how often layers run, and the sizes of convolutions.
-        batches: Inputs, of 4 examples or more each, on which the outputs of blocks are compared.
+            arguments; by default one is guessed. It tells how often layers run, and the sizes of convolutions. On 4
+            examples or more, or random ones of the shape of one, the outputs of blocks are compared.
+        batches: Inputs, of 4 examples or more each, on which the outputs of blocks are compared instead.
         name: What the model is called: a title, and where it has a colon, as `timm:vit_tiny_patch16_224` has, what
             commands build it by.
 
     Returns:
-        An `Inspection`: print it, or take its fields, `to_json()` or `page()`.
+        An `Inspection`: print it, or take its fields, `to_json()` or `page()`. Where the model does not run, `unrun`
+        says on what and why, and all that needs no forward pass is there.
 
     Raises:
-        SpecError: If the model cannot run on the example input or on the batches that are given, or has layers without
-            shapes (lazy ones) and no example input.
+        SpecError: If batches are one tensor, or the model has layers without shapes (lazy ones) and no example input
+            that it runs on.
         ModelChanged: If layers read a bank that is not theirs.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
         >>> found = inspect(net)
         >>> found.equal, [choice.stored for choice in found.choices if choice.code.startswith("ws.Tie")]
-        (48, [24, 24, 12])
+        (48, [24, 12])
     """
     model = unwrapped(model)
     with untouched(model):
@@ -75,31 +75,28 @@ def inspect(
 def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | None, name: str) -> Inspection:
     refuse_foreign(model)
     found = sites(model)
-    make, inputs, calls = None, "", None
     meta = any(site.tensor.is_meta for site in found)
     held_batches = None if batches is None else _listed(batches)
-    if example_input is None and held_batches:
-        first = held_batches[0]
-        example_input = first[:1] if isinstance(first, Tensor) else first
-    if example_input is not None:
-        calls, inputs = calls_of(model, example_input), "the example input"
-    elif (guess := example_for(model)) is not None:
-        make, inputs = guess
-        example_input = make(1)
-        calls = calls_of(model, example_input)
+    ran = trial(model, example_input, held_batches)
     counts, unshared = count(model), equal_layers(model)
     groups = () if isinstance(unshared, SharingError) else unshared.groups
-    held = tuple(already(model, found, calls))
-    possible = tuple(choices(model, found, example_input))
-    activations = None
-    if held_batches is not None:
-        activations, inputs = cka(model, model, held_batches), "the batches that were given"
-    elif make is not None and groups and counts.stored <= SMALL and not meta:
-        activations, inputs = _of_random(model, make), f"{inputs}, {EXAMPLES} examples"
+    held = tuple(already(model, found, ran.calls))
+    possible = tuple(choices(model, found, ran.example, ran.sized, held))
+    activations, said = None, ""
+    if groups and not meta:
+        activations, said = compared(model, ran, held_batches, counts.stored <= SMALL)
+    file = file_size(model)
     similar = tuple(alike(model, groups, found))
     blocks, parts = _blocks(model, groups, found)
     return Inspection(
         *(type(model).__name__, name, counts.stored, counts.logical, counts.bytes, counts.buffer_bytes),
+        label_bytes=sum(
+            group.index_memory
+            for _, plan in applied_plans(model)
+            for group in plan.groups
+            if isinstance(group, Decoded)
+        ),
+        file=file,
         blocks=tuple(blocks),
         parts=tuple(parts),
         roles=tuple(
@@ -112,9 +109,11 @@ def _inspected(model: nn.Module, example_input: Any, batches: Iterable[Any] | No
         choices=possible,
         alike=similar,
         activations=activations,
-        inputs=inputs,
-        cautions=tuple(cautions(model, found, possible, held, bool(inputs))),
-        steps=tuple(steps(name if ":" in name else "", possible)),
+        inputs=said if activations is not None else ran.said,
+        unrun=ran.failed,
+        uncompared=said if activations is None and not ran.failed else "",
+        cautions=tuple(cautions(model, found, possible, held)),
+        steps=tuple(steps(name if ":" in name else "", possible, counts.stored, file)),
     )
 
 
@@ -147,15 +146,16 @@ def _blocks(model: nn.Module, groups: Sequence[Group], model_sites: Sequence[Sit
         lists[at[0].before, at[0].kind] = indices | {place.index for place in at}, numbers + group.stored_before
     kinds = {path: type(module).__name__ for path, module in model.named_modules(remove_duplicate=False)}
     listed = [
-        Blocks(before, kinds.get(join(before, str(min(indices))), "Parameter"), len(indices), numbers)
+        Blocks(before, kinds.get(block_path(before, min(indices)), "Parameter"), len(indices), numbers)
         for (before, _), (indices, numbers) in lists.items()
     ]
     parts: dict[str, Part] = {}
+    named = sequences(model_sites)
     befores = {before for before, _ in lists}
     for site in model_sites:
         place = found[site.path]
-        at = next(((before, index) for before, index, _ in numbered(site.path) if before in befores), None)
-        path = join(at[0], str(at[1])) if at is not None else site.path.partition(".")[0]
+        at = next(((before, index) for before, index, _ in numbered(site.path, named) if before in befores), None)
+        path = block_path(*at) if at is not None else site.path.partition(".")[0]
         kind = (
             list(lists).index(key)
             if isinstance(place, Place) and (key := (place.before, place.kind)) in lists
@@ -164,13 +164,6 @@ def _blocks(model: nn.Module, groups: Sequence[Group], model_sites: Sequence[Sit
         before = parts.get(path, Part(path, 0, kind))
         parts[path] = Part(path, before.numbers + site.tensor.numel(), before.blocks)
     return listed, list(parts.values())
-
-
-def _of_random(model: nn.Module, make: Any) -> Similarity | None:
-    try:
-        return cka(model, model, [make(EXAMPLES)])
-    except SharingError:  # blocks that give no numbers for each example; nobody asked for it
-        return None
 
 
 def _listed(batches: Iterable[Any]) -> list[Any]:

@@ -11,14 +11,18 @@ import re
 from textwrap import fill, shorten
 from typing import Any
 
+import torch
+
 from weightshare._table import WIDTH, render, run_text, shape_text
 from weightshare.analysis.alike import Alike
 from weightshare.analysis.outlook import Choice
-from weightshare.analysis.present import Already
+from weightshare.analysis.present import SHARED, Already, told
 from weightshare.analysis.steps import Step
 from weightshare.depth.measure import Similarity
 
 AXES = ("depth", "space", "values")
+SAME = 0.99
+"""Linear CKA from which on two blocks are said to give the same."""
 MOST_ROLES = 12
 """Roles that are printed one by one."""
 
@@ -85,6 +89,8 @@ class Inspection:
         logical: Numbers, once for every path that reads them.
         bytes: Memory of the stored numbers.
         buffer_bytes: Memory of the buffers.
+        label_bytes: Memory of those buffers that are labels of codebooks.
+        file: Bytes of a file of `ws.save`: parameters, buffers and its header.
         blocks: Lists of equal blocks.
         parts: The whole model, block by block.
         roles: Layers of equal blocks by role, the largest first.
@@ -93,6 +99,8 @@ class Inspection:
         alike: How alike the blocks of each list are, by their weights.
         activations: Linear CKA of what the blocks give, if they were run.
         inputs: What the model was run on, in words; empty if it was not.
+        unrun: What it did not run on, with its own error and what to give instead; empty if it ran.
+        uncompared: Why there is no `activations` of blocks that are equal, although the model ran.
         cautions: What would break, and what to mind.
         steps: What to do next.
     """
@@ -103,6 +111,8 @@ class Inspection:
     logical: int
     bytes: int
     buffer_bytes: int
+    label_bytes: int = 0
+    file: int = 0
     blocks: tuple[Blocks, ...] = ()
     parts: tuple[Part, ...] = ()
     roles: tuple[Role, ...] = ()
@@ -111,6 +121,8 @@ class Inspection:
     alike: tuple[Alike, ...] = ()
     activations: Similarity | None = None
     inputs: str = ""
+    unrun: str = ""
+    uncompared: str = ""
     cautions: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -120,16 +132,23 @@ class Inspection:
         return sum(role.numbers for role in self.roles)
 
     @property
+    def shares(self) -> bool:
+        """Whether layers share already: by a plan, or since they run several times."""
+        return bool({one.kind for one in self.already} & {*SHARED[:2], "runs several times"})
+
+    @property
     def lead(self) -> str:
         """The model in one sentence."""
         if not self.stored:
             return f"{self.model} has no parameters: there is nothing to share."
-        where = (
-            f"{self.equal / self.stored:.1%} of them in layers that are equal"
-            if self.equal
-            else "no block is equal to another"
-        )
-        return f"{self.model} stores {self.stored:,} numbers, {where}."
+        where = "what repeats is shared already" if self.shares else "no block is equal to another"
+        if self.equal:
+            yet = " and not shared yet" if self.shares else ""
+            where = f"{self.equal / self.stored:.1%} of them in layers that are equal{yet}"
+        read = f" and reads {self.logical:,}" if self.logical > self.stored else ""
+        looped = next((one for one in self.already if one.kind == "runs several times"), None)
+        again = f" '{looped.names[0]}' {looped.meaning}." if looped is not None else ""
+        return f"{self.model} stores {self.stored:,} numbers{read}, {where}.{again}"
 
     def left_out(self, axis: str | None = None) -> dict[str, list[str]]:
         """What plans leave as it is, by reason, and what is refused as a whole.
@@ -141,13 +160,16 @@ class Inspection:
             For each reason the parameters, or the call that is refused. Reasons that differ in numbers of names alone
             are one, with `*` for the numbers.
         """
-        reasons: dict[str, dict[str, None]] = {}
+        reasons: dict[str, dict[str, str]] = {}
         for choice in (one for one in self.choices if axis in (None, one.axis)):
             refused = ((choice.code, choice.refused),) if choice.refused else ()
             for path, reason in (*refused, *choice.left_out):
                 said = re.sub(r"'[^']*'", lambda name: re.sub(r"\d+", "*", name[0]), reason.rstrip("."))
-                reasons.setdefault(said, {})[path] = None
-        return {reason: list(paths) for reason, paths in reasons.items()}
+                reasons.setdefault(said, {})[path] = reason.rstrip(".")
+        return {
+            next(iter(own)) if len(own := {*paths.values()}) == 1 else said: list(paths)
+            for said, paths in reasons.items()
+        }
 
     def _first_left_out(self) -> dict[str, list[str]]:
         """What is left out of the first plan of depth and of space, and what is refused, in short."""
@@ -166,8 +188,10 @@ class Inspection:
         return inspection_page(self)
 
     def __str__(self) -> str:
-        parts = [f"{self.name}: {self.lead}" if self.name else self.lead]
+        parts = [(f"{self.name}: " if self.name else "") + fill(self.lead, WIDTH)]
         of = max(1, self.stored)
+        if self.unrun:
+            parts.append(fill(f"Not run: {self.unrun}", WIDTH, subsequent_indent="  "))
         if self.blocks:
             rows = [
                 (b.path or "the model", f"{b.blocks} × {b.block}", b.numbers, f"{b.numbers / of:.1%}")
@@ -187,7 +211,8 @@ class Inspection:
             parts.append(render(titles, listed, titles[2:]))
         if self.choices:
             titles = ("axis", "what could be done", "numbers", "of model", "bytes", "bytes on file")
-            parts.append(render(titles, [_choice_row(c, of) for c in self.choices], titles[2:]))
+            now = ("", "as it is", self.stored, "100.0%", self.bytes + self.label_bytes, self.file)
+            parts.append(render(titles, [now, *(_choice_row(c, of) for c in self.choices)], titles[2:]))
         if self.alike:
             titles = ("blocks in", "mean cosine", "of neighbours", "most alike", "cosine")
             parts.append(
@@ -199,9 +224,12 @@ class Inspection:
             text = str(self.activations)
             apart = "\n\n" if "\n" in text else " "
             parts.append(f"What blocks give on {self.inputs}:{apart}{text}")
+            parts += [fill(note, WIDTH) for note in (activations_note(self.activations, self.inputs),) if note]
+        elif self.uncompared:
+            parts.append(fill(f"What blocks give was not compared: {self.uncompared}.", WIDTH, subsequent_indent="  "))
         if self.already:
             titles = ("already", "where", "meaning")
-            parts.append(render(titles, [(a.kind, run_text(a.names, 4), a.meaning) for a in self.already]))
+            parts.append(render(titles, told(self.already)))
         reasons = [
             f"Left out, {len(at)}: {run_text(at, 6)}: {reason}." for reason, at in self._first_left_out().items()
         ]
@@ -212,6 +240,28 @@ class Inspection:
             lines = step.lines.splitlines() + ([f"$ {step.command}"] if step.command else [])
             parts.append("\n".join([f"{step.title}:", "", *(f"    {line}" for line in lines)]))
         return "\n\n".join(parts)
+
+
+def activations_note(found: Similarity, inputs: str) -> str:
+    """What to say of the similarity of what blocks give, or nothing.
+
+    Args:
+        found: Of blocks.
+        inputs: What they ran on, in words.
+    """
+    apart = found.values[~torch.eye(len(found.values), dtype=torch.bool)]
+    notes = []
+    if len(apart) and bool((apart >= SAME).all()):
+        notes.append(
+            f"All are {SAME} or more: what tells the examples apart is the same behind every block, up to a rotation "
+            "and a scale, as where blocks add little to what passes through them, before training above all. It does "
+            "not say that their weights are alike, nor that they could share them."
+        )
+    if bool(apart.isnan().any()):
+        notes.append("nan: a block gives the same for all examples, or the examples are too few.")
+    if "random" in inputs:
+        notes.append("The inputs are random and few, so this says little: give real ones by batches or --data.")
+    return " ".join(notes)
 
 
 def chance_note(found: Sequence[Alike]) -> str:
@@ -227,7 +277,9 @@ def chance_note(found: Sequence[Alike]) -> str:
 
 
 def _choice_row(choice: Choice, stored: int) -> tuple[object, ...]:
-    what = choice.code if choice.axis == "depth" else f"{choice.code}: {choice.what}"
+    # Of depth the code says it all, but which lists of blocks are deep enough for a rate.
+    said = choice.what.partition(", in ")[2] if choice.axis == "depth" else choice.what
+    what = f"{choice.code}: {'in ' if choice.axis == 'depth' else ''}{said}" if said else choice.code
     if choice.refused:
         return choice.axis, choice.code, "refused", "", "", ""
     if choice.stored is None:
@@ -237,8 +289,13 @@ def _choice_row(choice: Choice, stored: int) -> tuple[object, ...]:
 
 def _alike_row(one: Alike) -> tuple[object, ...]:
     first, second, cosine = one.closest
-    mean = one.pairs.nanmean().item()
-    return one.blocks or "the model", f"{mean:.3f}", f"{one.neighbours:.3f}", f"{first} and {second}", f"{cosine:.3f}"
+    means = thousandths(one.pairs.nanmean().item()), thousandths(one.neighbours)
+    return one.blocks or "the model", *means, f"{first} and {second}", thousandths(cosine)
+
+
+def thousandths(number: float) -> str:
+    """A number to three digits, zero without a sign."""
+    return f"{round(number, 3) + 0.0:.3f}"
 
 
 def _rows(value: Any) -> Any:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from weightshare._table import run_text, shape_text
 from weightshare.analysis.alike import Alike
 from weightshare.analysis.heat import draw_similarity
-from weightshare.analysis.inspection import Inspection, chance_note
+from weightshare.analysis.inspection import Inspection, activations_note, chance_note, thousandths
 from weightshare.analysis.outlook import Choice
 from weightshare.analysis.page import Bar, Code, Piece, Section, Tile, render_page
 from weightshare.analysis.pictures import svg
+from weightshare.analysis.present import told
 from weightshare.depth.measure import Similarity
 
 MOST_LISTS = 4
@@ -28,26 +29,33 @@ def inspection_page(found: Inspection) -> str:
 def _tiles(found: Inspection) -> Iterator[Tile]:
     of = max(1, found.stored)
     yield Tile("stored numbers", short(found.stored), f"{found.stored:,}, each tensor once")
-    yield Tile("memory", f"{short(found.bytes)}B", f"and {short(found.buffer_bytes)}B of buffers")
+    yield Tile(
+        "memory", f"{short(found.bytes)}B", f"and {short(found.buffer_bytes)}B of buffers; {short(found.file)}B on file"
+    )
     if found.blocks:
         largest = max(found.blocks, key=lambda one: one.numbers)
         more = f", and {len(found.blocks) - 1} more lists" if len(found.blocks) > 1 else ""
         yield Tile("equal blocks", f"{largest.blocks} × {largest.block}", f"in {largest.path or 'the model'}{more}")
-    yield Tile("in equal layers", f"{found.equal / of:.1%}", "of the stored numbers")
+    if found.equal or not found.shares:
+        yield Tile("in equal layers", f"{found.equal / of:.1%}", "of the stored numbers")
     tie = next((one for one in found.choices if one.axis == "depth" and one.stored is not None), None)
     if tie is not None and tie.stored is not None:
         yield Tile("with two layers tied", f"{tie.stored / of:.1%}", f"{tie.stored:,} numbers")
     if found.already:
-        yield Tile("shared already", str(len(found.already)), "or not plain: see below")
+        yield Tile("shared already", str(len(told(found.already))), "or not plain: see below")
 
 
 def _sections(found: Inspection) -> Iterator[Section]:
     of = max(1, found.stored)
+    if found.unrun:
+        yield Section("It was not run", text=found.unrun)
     if found.parts:
         strip = [Piece(p.path, p.numbers / of, p.blocks, f"{p.numbers:,} numbers") for p in found.parts]
         text = "The whole model, from its input on, as wide as the numbers that each part stores. " + (
             "Blocks of one colour are equal, and could read the same weights; what is grey stands alone."
             if found.blocks
+            else "What repeats in it is shared already: see below."
+            if found.shares
             else "Nothing in it repeats."
         )
         yield Section(
@@ -74,11 +82,13 @@ def _sections(found: Inspection) -> Iterator[Section]:
     if found.activations is not None:
         text = (
             f"Linear CKA of what the blocks give on {found.inputs}: 1 where one is the other but for a rotation and a "
-            "scale."
-        )
+            f"scale. {activations_note(found.activations, found.inputs)}"
+        ).rstrip()
         yield Section("What the blocks compute", text=text, picture=_heat(found.activations, "Linear CKA of blocks"))
+    elif found.uncompared:
+        yield Section("What the blocks compute", text=f"It was not compared: {found.uncompared}.")
     if found.already:
-        rows = [(one.kind, run_text(one.names, 6), one.meaning) for one in found.already]
+        rows = told(found.already)
         yield Section("Shared already, or not plain", columns=("what", "where", "meaning"), rows=rows)
     elif found.stored:
         yield Section("Shared already, or not plain", text="Nothing: every path reads a plain parameter of its own.")
@@ -108,7 +118,10 @@ def _alike(found: Sequence[Alike]) -> Iterator[Section]:
     if not found:
         return
     rows = [
-        (one.blocks or "the model", f"{one.pairs.nanmean().item():.3f}", f"{one.neighbours:.3f}", *_closest(one))
+        (
+            *(one.blocks or "the model", thousandths(one.pairs.nanmean().item()), thousandths(one.neighbours)),
+            *_closest(one),
+        )
         for one in found
     ]
     text = (
@@ -131,7 +144,7 @@ def _alike(found: Sequence[Alike]) -> Iterator[Section]:
 
 def _closest(one: Alike) -> tuple[str, str]:
     first, second, cosine = one.closest
-    return f"{first} and {second}", f"{cosine:.3f}"
+    return f"{first} and {second}", thousandths(cosine)
 
 
 def _heat(one: Similarity, title: str, above: str = "") -> str:

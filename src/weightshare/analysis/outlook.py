@@ -9,6 +9,8 @@ import warnings
 from torch import nn
 
 from weightshare._typing import Where
+from weightshare.analysis.file_size import file_size
+from weightshare.analysis.present import SHARED, Already, told
 from weightshare.decoding import Clusters
 from weightshare.depth.fuse import mean
 from weightshare.depth.templates import Templates
@@ -19,7 +21,7 @@ from weightshare.sharing import Group, Spec
 from weightshare.space.convert import plan_local
 from weightshare.space.fold import plan_fold
 from weightshare.space.layer import LocalLayer
-from weightshare.surgery.blocks import Place, in_norm, places
+from weightshare.surgery.blocks import Place, blocks_glob, in_norm, places
 from weightshare.surgery.count import count
 from weightshare.surgery.quantised import quantised
 from weightshare.surgery.sites import Site, select
@@ -44,7 +46,7 @@ class Choice:
         reads: How many numbers of the model take part.
         stored: Numbers that the model stores then, or `None` where training decides, or it is refused.
         memory: Bytes of parameters then, with labels of codebooks, buffers of the model not counted.
-        file: Bytes of the parameters in a file of `ws.save`.
+        file: Bytes of a file of `ws.save` then: parameters, buffers and its header.
         left_out: Path and reason of what the pattern matches and stays as it is.
         notes: What the plan warns of.
         refused: Why it cannot be done, in the library's own words.
@@ -63,18 +65,30 @@ class Choice:
     refused: str = ""
 
 
-def choices(model: nn.Module, model_sites: Sequence[Site], example_input: Any = None) -> list[Choice]:
+def choices(
+    model: nn.Module,
+    model_sites: Sequence[Site],
+    example_input: Any = None,
+    sized: str = "",
+    held: Sequence[Already] = (),
+) -> list[Choice]:
     """Plan along each axis, and apply nothing.
 
     Args:
         model: Any module.
         model_sites: Every site of it.
         example_input: What it runs on, for the sizes of convolutions.
+        sized: What is to be said of the sizes of that input, such as that they are guessed.
+        held: What is shared already, from `already`.
 
     Returns:
         In the order of the axes; what fits no part of the model has the reason in `refused`.
     """
-    return [*_of_depth(model, model_sites), *_of_space(model, example_input), *_of_values(model, model_sites)]
+    return [
+        *_of_depth(model, model_sites, held),
+        *_of_space(model, example_input, sized),
+        *_of_values(model, model_sites),
+    ]
 
 
 def equal_layers(model: nn.Module) -> Plan | SharingError:
@@ -97,16 +111,26 @@ def pattern(model_sites: Sequence[Site], groups: Sequence[Group], wanted: Sequen
     paths = [path for group in wanted for path in group.items]
     taken = {*paths}
     befores = dict.fromkeys(place.before for path in paths if isinstance(place := found[path], Place))
-    globs = [f"{before}.*" if before else "*" for before in befores]
+    globs = [blocks_glob(before) for before in befores]
     hits = {site.path: site for site in select(model_sites, globs)}
     other = {path for group in groups for path in group.items} - taken
     harmful = [site for path, site in hits.items() if path in other or site.aliases or quantised(site.tensor)]
     while harmful:
-        takes = next((p for p in _exclusions(harmful[0]) if _only(model_sites, p, hits, taken)), harmful[0].path)
+        takes = next(
+            (p for p in _exclusions(harmful[0], found[harmful[0].path]) if _only(model_sites, p, hits, taken)),
+            harmful[0].path,
+        )
         globs.append(f"!{takes}")
         gone = {site.path for site in select(model_sites, takes)}
         harmful = [site for site in harmful if site.path not in gone]
-    return tuple(globs)
+    return min((tuple(globs), *_named(model_sites, wanted, taken)), key=lambda one: sum(map(len, one)))
+
+
+def _named(model_sites: Sequence[Site], wanted: Sequence[Group], taken: set[str]) -> list[tuple[str, ...]]:
+    """What is wanted by its paths, and by its roles where these match nothing else."""
+    roles = tuple(dict.fromkeys(group.name for group in wanted))
+    fits = {site.path for site in select(model_sites, list(roles))} == taken
+    return [tuple(path for group in wanted for path in group.items), *([roles] if fits else [])]
 
 
 def written(spec: Spec) -> str:
@@ -119,10 +143,12 @@ def written(spec: Spec) -> str:
     return re.sub(r"\b(Tie|Templates|Codebook|mean)\b", r"ws.\1", repr(spec))
 
 
-def _exclusions(site: Site) -> Iterable[str]:
+def _exclusions(site: Site, place: Place | str) -> Iterable[str]:
     """Globs that might take a site away, the shortest first."""
     holder, _, name = site.path.rpartition(".")
     yield from NORMS if in_norm(site) else ()
+    if isinstance(place, Place):  # the same layer of every block, then its parameter
+        yield from (place.role.rpartition(".")[0], place.role)
     yield f"*.{holder.rpartition('.')[2]}"
     yield f"*.{name}"
     yield re.sub(r"\b\d+\b", "*", holder)
@@ -138,12 +164,17 @@ def _only(model_sites: Sequence[Site], glob: str, hits: Any, taken: set[str]) ->
     return bool(matched & hits.keys()) and not matched & taken
 
 
-def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
+def _of_depth(model: nn.Module, model_sites: Sequence[Site], held: Sequence[Already]) -> list[Choice]:
     unshared = equal_layers(model)
+    shared = _shared_across_depth(held)
     if isinstance(unshared, SharingError):
-        return [Choice("depth", "tie layers", "ws.Tie(rate=2)", refused=str(unshared))]
+        return [Choice("depth", "tie layers", "ws.Tie(rate=2)", refused=shared or str(unshared))]
     by_path = {site.path: site for site in model_sites}
-    layers = [group for group in unshared.groups if not in_norm(by_path[group.items[0]])] or list(unshared.groups)
+    layers = [group for group in unshared.groups if not in_norm(by_path[group.items[0]])]
+    if shared and not any(len(group.shape) > 1 for group in layers):
+        left = "norms and biases" if layers else "norms"
+        return [Choice("depth", "tie layers", "ws.Tie(rate=2)", refused=f"{shared} What is left are {left}.")]
+    layers = layers or list(unshared.groups)
     deepest = max(len(group.items) for group in layers)
     ties: dict[int, Choice] = {}
     for rate in (rate for rate in RATES if rate <= deepest):
@@ -151,13 +182,17 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
         where = pattern(model_sites, unshared.groups, wanted)
         only = "" if len(wanted) == len(layers) else f", in {', '.join(glob for glob in where if glob[0] != '!')} alone"
         what = f"{rate} layers read one, norms their own{only}"
-        ties[rate] = _planned(model, "depth", what, Tie(rate=rate, fuse=mean), where)
+        tie = _planned(model, "depth", what, Tie(rate=rate, fuse=mean), where)
+        if tie.stored is None or tie.stored not in (other.stored for other in ties.values()):
+            ties[rate] = tie  # six layers have two slots at rate 3 and at rate 4: one line says it
     groups = _tried(model, Templates(1), None)
     if isinstance(groups, SharingError):
         return [*ties.values(), Choice("depth", "layers mix templates", "ws.Templates(2)", refused=str(groups))]
     depths = {len(group.items) for group in groups.groups}
     mixed = []
     for rate, tie in ties.items():
+        if len(depths) == 1 and min(depths) < 1.5 * rate:
+            continue  # one template, which is what a tie of all layers stores
         spec = Templates(max(1, round(min(depths) / rate)))
         if len(depths) > 1 and tie.stored is not None:  # as many numbers as tied layers, spread over all groups
             spec = Templates(budget=tie.stored)
@@ -165,17 +200,27 @@ def _of_depth(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
     return list({choice.code: choice for choice in (*ties.values(), *mixed)}.values())
 
 
-def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:
+def _shared_across_depth(held: Sequence[Already]) -> str:
+    """Why nothing is left to tie, where layers are shared already; or nothing."""
+    shared = [row for row in told(held) if row[0] in SHARED]
+    layers = [row for row in shared if "*" in row[1] or row[0] in ("runs several times", "one module")]
+    layers += [row for row in shared if row[0].endswith("by a plan") and row not in layers]
+    return f"What repeats is shared already: {layers[0][1]}, {layers[0][0]}." if layers else ""
+
+
+def _of_space(model: nn.Module, example_input: Any, sized: str) -> list[Choice]:
     found = []
     counts = count(model)
+    beside = file_size(model) - counts.bytes  # of parameters: buffers and the header, which stay about as they are
     if any(isinstance(module, LocalLayer) for module in model.modules()):
         try:
             folds = plan_fold(model)
             off = f"; kernels are off their mean by up to {folds.error:.2g}" if folds.error else ", exactly"
             size = folds.stored_after * (counts.bytes // max(1, counts.stored))
+            sizes = (folds.stored_after, size, size + beside)
             reads = sum(row.stored_before for row in folds.rows)
             call = "ws.fold(model, float('inf'))" if folds.error else "ws.fold(model)"
-            found.append(Choice("space", f"fold local layers{off}", call, None, reads, folds.stored_after, size, size))
+            found.append(Choice("space", f"fold local layers{off}", call, None, reads, *sizes))
         except SharingError as error:
             found.append(Choice("space", "fold local layers", "ws.fold(model)", refused=str(error)))
     if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
@@ -186,8 +231,9 @@ def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:
         try:
             local = plan_local(model, example_input)
             before = sum(row.stored_before for row in local.rows)
-            sizes = (before, local.stored_after, *[local.stored_after * local.bytes_each] * 2)
-            found.append(Choice("space", what, call, None, *sizes, left_out=local.left_out))
+            size = local.stored_after * local.bytes_each
+            sizes = (before, local.stored_after, size, size + beside)
+            found.append(Choice("space", f"{what}{sized}", call, None, *sizes, left_out=local.left_out))
         except SharingError as error:
             found.append(Choice("space", what, call, refused=str(error)))
     elif not found:
@@ -198,24 +244,35 @@ def _of_space(model: nn.Module, example_input: Any) -> list[Choice]:
 def _of_values(model: nn.Module, model_sites: Sequence[Site]) -> list[Choice]:
     what = "{} values for each weight"
     found = [_planned(model, "values", what.format(values), Codebook(values), None) for values in VALUES]
+    if all(choice.refused for choice in found) and (where := _matrices(model, model_sites)):
+        # Layers of a class of its own, as GPT-2's are, have to be named.
+        named = [_planned(model, "values", what.format(values), Codebook(values), where) for values in VALUES]
+        found = found if all(choice.refused for choice in named) else named
     try:
         pulled = trained_weights(model, None, "Proximal")
     except SharingError as error:
         return [*found, Choice("values", "pull weights together", "ws.Proximal(1e-3)", refused=str(error))]
     reads = sum(site.tensor.numel() for site in pulled)
-    what = f"pull weights of {len(pulled)} layers together while training"
+    layers = f"{len(pulled)} layers" if len(pulled) > 1 else "one layer"
+    what = f"pull weights of {layers} together while training"
     return [*found, Choice("values", what, "ws.Proximal(strength=1e-3)", None, reads)]
+
+
+def _matrices(model: nn.Module, model_sites: Sequence[Site]) -> tuple[str, ...]:
+    """Globs on the matrices and kernels of equal blocks, or nothing."""
+    unshared = equal_layers(model)
+    groups = () if isinstance(unshared, SharingError) else unshared.groups
+    wanted = [group for group in groups if len(group.shape) > 1]
+    return pattern(model_sites, groups, wanted) if wanted else ()
 
 
 def _planned(model: nn.Module, axis: str, what: str, spec: Spec, where: tuple[str, ...] | None) -> Choice:
     made = _tried(model, spec, where)
     if isinstance(made, SharingError):
         return Choice(axis, what, written(spec), where, refused=str(made))
-    memory = file = made.bytes_after
+    memory, file = made.bytes_after, file_size(model, made)
     if isinstance(spec, Codebook):
-        clusters = [group for group in made.groups if isinstance(group, Clusters)]
-        memory += sum(group.index_memory for group in clusters)
-        file = made.bytes_before + sum(group.on_file[0] + group.on_file[1] - group.on_file[2] for group in clusters)
+        memory += sum(group.index_memory for group in made.groups if isinstance(group, Clusters))
     reads = sum(group.stored_before for group in made.groups)
     left_out = tuple((left.path, left.reason) for left in made.left_out)
     return Choice(axis, what, written(spec), where, reads, made.stored_after, memory, file, left_out, made.notes)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import re
 from typing import Any
 
 from torch import nn
 
+from weightshare._table import run_text
 from weightshare.decoding import Decoded
 from weightshare.generating import Banked
 from weightshare.planning import applied_plans, from_root
@@ -68,6 +70,50 @@ def already(model: nn.Module, model_sites: Sequence[Site], calls: Mapping[str, i
         )
     found += _run_again(model, calls or {})
     return [*found, *_unusual(model, model_sites)]
+
+
+SHARED = ("tied by a plan", "made by a plan", "one module", "one parameter", "runs several times")
+"""Kinds of `Already` by which layers are shared across depth, or may be."""
+
+
+def told(found: Sequence[Already]) -> list[tuple[str, str, str]]:
+    """What to print: kind, where and meaning, things of one kind and meaning in one row.
+
+    Example:
+        >>> pairs = [Already("one parameter", (f"blocks.{i}.fc", f"blocks.{i + 1}.fc"), "stored once") for i in (0, 2)]
+        >>> told(pairs)
+        [('one parameter', 'blocks.*.fc', '2 groups of 2 paths: stored once')]
+    """
+    rows: dict[tuple[str, str], list[Already]] = {}
+    for one in found:
+        rows.setdefault((one.kind, one.meaning), []).append(one)
+    return [(kind, *_one_row(alike)) for (kind, _), alike in rows.items()]
+
+
+def _one_row(alike: Sequence[Already]) -> tuple[str, str]:
+    if len(alike) == 1:
+        names = alike[0].names
+        return (_role(names) if len(names) > 3 else "") or run_text(names, 6), alike[0].meaning
+    where = dict.fromkeys(_role(one.names) or " = ".join(one.names) for one in alike)
+    lengths = {len(one.names) for one in alike}
+    times = (
+        f"{len(alike)} groups of {lengths.pop()} paths: "
+        if len(lengths) == 1 and lengths != {1}
+        else f"{len(alike)} ×: "
+    )
+    return run_text(list(where), 6), times + alike[0].meaning
+
+
+def _role(names: Sequence[str]) -> str:
+    """Paths that differ in one number alone as one, with `*` for it; or nothing."""
+    parts = [name.split(".") for name in names]
+    if len(names) < 2 or len({len(one) for one in parts}) > 1:
+        return ""
+    differ = [at for at, column in enumerate(zip(*parts, strict=True)) if len({*column}) > 1]
+    if len(differ) != 1:
+        return ""
+    starred = {re.sub(r"\d+", "*", one[differ[0]]) for one in parts}
+    return ".".join([*parts[0][: differ[0]], starred.pop(), *parts[0][differ[0] + 1 :]]) if len(starred) == 1 else ""
 
 
 def calls_of(model: nn.Module, example_input: Any) -> dict[str, int]:

@@ -12,6 +12,7 @@ from weightshare.surgery.sites import Site
 
 TRAIN = "optimizer = torch.optim.AdamW(ws.param_groups(model, weight_decay=1e-2))  # then train as ever"
 SAVE = 'ws.save(ws.fold(model), "small.safetensors")'
+SAVE_AS_MIXED = 'ws.save(model, "small.safetensors")  # templates once; ws.fold(model) writes every layer out'
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Step:
     command: str = ""
 
 
-def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
+def steps(name: str, possible: Sequence[Choice], stored: int, file: int) -> list[Step]:
     """The most useful things to do with a model, three at most.
 
     Args:
         name: Of the model on the command line, or nothing.
         possible: From `choices`.
+        stored: Numbers that the model stores as it is.
+        file: Bytes of a file of the model as it is; what takes more is not proposed.
 
     Returns:
         What fits, of: ties at the least rate, or else templates; a codebook of 256 values; folding of local layers, or
@@ -45,18 +48,19 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
     depth = next((choice for choice in fits if choice.axis == "depth"), None)
     if depth is not None:
         globs = list(depth.where or ())
-        named = [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {globs!r}"] if globs else []
+        named = _where(globs)
         planned = f"plan = ws.plan(model, {depth.code}{', where' if globs else ''})"
-        lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE]
-        options = "".join(f" --where '{glob}'" for glob in globs)
         tie = depth.code.startswith("ws.Tie")
+        lines = [*named, planned, "print(plan)", "plan.apply_(model)", TRAIN, SAVE if tie else SAVE_AS_MIXED]
+        options = "".join(f" --where '{glob}'" for glob in globs)
         command = f"weightshare plan {name} --rate 2 --fuse mean{options}" if name and tie else ""
-        title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers"
+        title = f"{'Tie' if tie else 'Mix'} layers, and store {depth.stored:,} numbers of {stored:,}"
         found.append(Step(title, "\n".join(lines), command))
-    book = next((choice for choice in reversed(fits) if "Codebook" in choice.code), None)
+    book = next((choice for choice in reversed(fits) if "Codebook" in choice.code and (choice.file or 0) < file), None)
     if book is not None:
-        title = f"Give each weight few values, and take {book.file:,} bytes on file"
-        found.append(Step(title, "\n".join([f"ws.share_(model, {book.code})", TRAIN, SAVE])))
+        title = f"Give each weight few values, and take about {book.file:,} bytes on file of {file:,}"
+        share = f"ws.share_(model, {book.code}{', where' if book.where else ''})"
+        found.append(Step(title, "\n".join([*_where(book.where or ()), share, TRAIN, SAVE])))
     fold = next((choice for choice in fits if choice.code.startswith("ws.fold")), None)
     pull = next((choice for choice in fits if "Proximal" in choice.code), None)
     if fold is not None:
@@ -67,8 +71,15 @@ def steps(name: str, possible: Sequence[Choice]) -> list[Step]:
     return found
 
 
+def _where(globs: Sequence[str]) -> list[str]:
+    """The line that names a pattern, if there is one."""
+    if not globs:
+        return []
+    return [f"where = {globs[0]!r}" if len(globs) == 1 else f"where = {list(globs)!r}"]
+
+
 def cautions(
-    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already], runs: bool
+    model: nn.Module, model_sites: Sequence[Site], possible: Sequence[Choice], held: Sequence[Already]
 ) -> list[str]:
     """What would break, and what to mind: what plans warn of, and what holds for this model.
 
@@ -77,7 +88,6 @@ def cautions(
         model_sites: Every site of it.
         possible: From `choices`.
         held: From `already`.
-        runs: Whether an input was given or found.
     """
     found = list(dict.fromkeys(note for choice in possible for note in choice.notes if "budget" not in choice.code))
     norms = {type(site.holder).__name__ for site in model_sites if isinstance(site.holder, _BatchNorm)}
@@ -86,12 +96,6 @@ def cautions(
         found.append(
             f"{' and '.join(sorted(norms))}: the plans above leave every layer its own. One scale and shift for layers "
             "of different statistics let SPIN's network diverge (Lin 2022, supplement, table 2)."
-        )
-    if not runs and not any(site.tensor.is_meta for site in model_sites):
-        found.append(
-            "No input was found that the model runs on, so layers that run several times, the sizes of convolutions "
-            "and what blocks compute are not known: give example_input=... (several inputs as a tuple or a dict), or "
-            "--input 3x224x224 on the command line, whose error says what fails."
         )
     kinds = {one.kind for one in held}
     if kinds & {"runs several times", "one module"}:

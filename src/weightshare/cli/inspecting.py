@@ -24,7 +24,13 @@ def inspect(
         ),
     ],
     model_arg: ModelArg = None,
-    input: Annotated[str | None, typer.Option(help="Shape of one example, such as 3x224x224.")] = None,
+    input: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of one example, such as 3x224x224, or 8:int for 8 tokens; of several inputs all shapes, "
+            "3x32x32,8:int or image=3x32x32,ids=8:int."
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Images on which blocks are compared, as for train.")] = None,
     data_dir: DataDir = None,
     image_size: ImageSize = None,
@@ -39,7 +45,7 @@ def inspect(
         raise ConfigError(f"--page and --json both name '{page}': one would be written over the other.")
     model, batches = opened(target, pairs(model_arg), data, data_dir, image_size, meta)
     name = " ".join([target, *(f"--model-arg {quote(pair)}" for pair in model_arg or ())])
-    found = look_at(model, input_of(input), batches, name)
+    found = look_at(model, input_of(input, model), batches, name)
     print(found)
     if page is not None:
         write_text(page, found.page())

@@ -26,7 +26,7 @@ from weightshare.depth.units import PATTERNS, Pattern, Units, attribute_at, find
 from weightshare.errors import ConfigError
 from weightshare.sharing import Group, LeftOut
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.blocks import Place, block_path, join, places
 from weightshare.surgery.sites import sites
 
 
@@ -94,7 +94,7 @@ class Stack:
 
     def path(self, index: int, inside: str = "") -> str:
         """From the root of the model, the path of a block or of something in it."""
-        return ".".join(part for part in (self.before, str(index), inside) if part)
+        return join(block_path(self.before, index), inside)
 
     def rows(self, units: Units, index: int) -> Float[Tensor, "units numbers"]:
         """What the shared tensors of a block hold for each unit; a tensor with two such axes counts on both."""
@@ -265,4 +265,4 @@ def _unlike(stack: Stack, units: Units, read_once: set[str]) -> str:
 
 
 def _role(stack: Stack, inside: str) -> str:
-    return ".".join(part for part in (stack.before, "*", inside) if part)
+    return join(block_path(stack.before, "*"), inside)

@@ -76,7 +76,7 @@ def mixtures(model: nn.Module) -> dict[str, Mixture]:
         assert isinstance(group, TemplateGroup)
         path = from_root(paths[id(bank)], "coefficients")
         above = dict.fromkeys(name for item in (path, *group.items) for name in prefixes(item)[:-1])
-        site = Site(path, bank.coefficients, group.items, tuple((name, modules[name]) for name in above), bank)
+        site = Site(path, bank.coefficients, group.items, tuple((name, modules[name]) for name in above), bank, model)
         name = role if roles.count(role) == 1 else f"{role} {shape_text(group.shape)}"
         while name in found:  # of one shape and two dtypes
             name = f"{name}'"

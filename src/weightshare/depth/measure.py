@@ -19,7 +19,7 @@ from weightshare.depth.units import PATTERNS, Pattern, Units, find_units
 from weightshare.errors import NoMatch, SpecError
 from weightshare.sharing import Group
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.blocks import Place, numbered, places, sequences
 from weightshare.surgery.sites import plain, sites
 from weightshare.surgery.watch import Layers, first_tensor, modules_at, run, watching
 
@@ -165,11 +165,13 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         NoMatch: If nothing repeats.
     """
-    containers = {place.before for place in places(sites(model)).values() if isinstance(place, Place)}
+    model_sites = sites(model)
+    lists = {place.before for place in places(model_sites).values() if isinstance(place, Place)}
+    named = sequences(model_sites)
     found = {
         path: module
         for path, module in plain(model).named_modules()
-        if path.rpartition(".")[0] in containers and path.rpartition(".")[2].isdecimal()
+        if any(before in lists and not after for before, _, after in numbered(path, named))
     }
     if not found:
         raise NoMatch(f"{type(model).__name__} has no repeated blocks: say which layers are meant.")

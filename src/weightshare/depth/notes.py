@@ -87,7 +87,7 @@ def of_dtypes(groups: Sequence[Group]) -> list[str]:
 
 
 def _tied_stages(blocks: Sequence[Place], inner: str) -> str:
-    one, other = (join(block.before, str(block.index)) for block in blocks[:2])
+    one, other = (block.block for block in blocks[:2])
     layer = blocks[0].after.removeprefix(f"{inner}.").partition(".")[0]
     return (
         f"'{one}' and '{other}' hold lists of blocks themselves, as stages do, or an encoder and a decoder. The plan "

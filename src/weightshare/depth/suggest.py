@@ -30,7 +30,7 @@ from weightshare.errors import SharingWarning, SpecError
 from weightshare.planning import Plan, make_plan
 from weightshare.sharing import Group, Spec
 from weightshare.surgery import edit
-from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.blocks import Place, block_path, places
 from weightshare.surgery.sites import plain, sites
 from weightshare.surgery.watch import first_tensor, run
 
@@ -156,7 +156,7 @@ def _lists(
     lists = []
     for before, members in by_list.items():
         indices = sorted({index for _, row in members for index in row})
-        betas = [influence.get(f"{before}.{index}" if before else str(index), 1.0) for index in indices]
+        betas = [influence.get(block_path(before, index), 1.0) for index in indices]
         betas = [1.0 if math.isnan(beta) else max(beta, 0.0) for beta in betas]  # NaN: the block changes the shape
         by_members = defaultdict[tuple[int, ...], list[Group]](list)
         for group, row in members:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from weightshare.surgery.blocks import Place, in_norm, join, numbered, places
+from weightshare.surgery.blocks import Place, block_path, in_norm, join, numbered, places, sequences
 from weightshare.surgery.derived import HOLDER, sources
 from weightshare.surgery.sites import plain, sites
 
@@ -83,10 +83,12 @@ def _as_timm(names: list[str], matcher: Any) -> dict[str, int]:
 
 
 def _by_blocks(model: nn.Module, names: list[str]) -> dict[str, int]:
-    containers = _containers(model, names)
+    named = sequences(sites(model))
+    containers = _containers(model, names, named)
     # The outermost container decides, so that a block unlike its siblings is a layer too.
     stands = [
-        next(((before, index) for before, index, _ in numbered(name) if before in containers), None) for name in names
+        next(((before, index) for before, index, _ in numbered(name, named) if before in containers), None)
+        for name in names
     ]
     appeared: dict[str, int] = {}
     for block in stands:
@@ -110,14 +112,14 @@ def _by_blocks(model: nn.Module, names: list[str]) -> dict[str, int]:
     return numbers
 
 
-def _containers(model: nn.Module, names: list[str]) -> set[str]:
+def _containers(model: nn.Module, names: list[str], named: set[str]) -> set[str]:
     """Paths of what holds blocks: repeated ones, or else children of one class that hold no such list themselves."""
     found = {place.before for place in places(sites(model)).values() if isinstance(place, Place)}
     modules = dict(model.named_modules(remove_duplicate=False))
     children: dict[tuple[str, str], set[int]] = defaultdict(set)
     for name in names:
-        for before, index, _ in numbered(name):
-            child = modules.get(f"{before}.{index}" if before else str(index))  # none: an entry of a ParameterList
+        for before, index, _ in numbered(name, named):
+            child = modules.get(block_path(before, index))  # none: an entry of a ParameterList
             if child is not None and not isinstance(child, LISTS):
                 children[before, type(child).__qualname__].add(index)
     alike = {before for (before, _), indices in children.items() if len(indices) > 1}

@@ -32,6 +32,7 @@ class Site:
         modules: `(path, module)` of every module above any of its paths, the root (`""`) left out; outermost first,
             those above the first path before others.
         holder: The module that holds the first path, be it the root.
+        root: The model.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Site:
     aliases: tuple[str, ...]
     modules: tuple[tuple[str, nn.Module], ...]
     holder: nn.Module
+    root: nn.Module
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +90,7 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         Site(
             *(names[0], tensor, tuple(names[1:]), tuple((path, modules[path]) for path in _above(names))),
             holder=modules[names[0].rpartition(".")[0]],
+            root=model,
         )
         for tensor, names in found.values()
     )

@@ -30,7 +30,8 @@ def run(model: nn.Module, inputs: Any, what: str = "the example input") -> Any:
         pair = isinstance(inputs, tuple | list) and len(inputs) == 2
         hint = ". If this is a batch of inputs and labels, give the inputs alone." if pair else ""
         text = str(error).removesuffix(".") if pair else error
-        raise SpecError(f"{type(model).__name__} cannot run on {what}: {text}{hint}") from error
+        kind = "" if isinstance(error, SpecError) else f"{type(error).__name__}: "
+        raise SpecError(f"{type(model).__name__} cannot run on {what}: {kind}{text}{hint}") from error
     finally:
         for module in training:
             module.training = True

@@ -33,7 +33,7 @@ from weightshare._table import render
 from weightshare.errors import NoMatch, SpecError
 from weightshare.files.sharded import load_sharded, save_sharded
 from weightshare.generating import Bank, opens
-from weightshare.surgery.blocks import Place, join, numbered, places
+from weightshare.surgery.blocks import Place, block_path, numbered, places, sequences
 from weightshare.surgery.copies import remember, unsharded_copy
 from weightshare.surgery.quantised import quantised
 from weightshare.surgery.shards import is_spread
@@ -206,11 +206,12 @@ def _merge(unit_of: dict[str, set[str]], together: set[str]) -> None:
 def _repeated(found: Sequence[Site]) -> list[str]:
     """The paths of all modules in lists of repeated blocks, a first one that differs too."""
     lists = {place.before for place in places(found).values() if isinstance(place, Place)}
+    named = sequences(found)
     return [
-        join(before, str(index))
+        block_path(before, index)
         for site in found
         for name in site.names  # of a slot, each is in another block
-        for before, index, after in numbered(name)
+        for before, index, after in numbered(name, named)
         if before in lists and after
     ]
 

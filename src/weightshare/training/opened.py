@@ -53,11 +53,40 @@ def opened(
         return build(name, **given | dict(options)), batches
 
 
-def input_of(text: str | None) -> Tensor | None:
-    """Random numbers of a shape such as `3x224x224`, for one example."""
+def input_of(text: str | None, model: nn.Module) -> Tensor | list[Tensor] | dict[str, Tensor] | None:
+    """Random numbers for one example of a model, on its device and of its dtype.
+
+    Args:
+        text: The shape, such as `3x224x224`; several with commas for positional arguments, `7,5`; with names for
+            keyword arguments, `image=3x32x32,ids=8:int`, where `:int` makes whole numbers, 0 and 1. Nothing for `None`.
+        model: That is to run on it.
+
+    Raises:
+        ConfigError: If a shape is none, or only some have names.
+    """
     if text is None:
         return None
-    sizes = text.lower().replace("×", "x").split("x")
-    if not all(size.isdecimal() and int(size) for size in sizes):
-        raise ConfigError(f"--input {text!r}: need the shape of one example, such as 3x224x224.")
-    return torch.randn(1, *map(int, sizes), generator=torch.Generator().manual_seed(0))
+    like = next((p for p in model.parameters() if p.is_floating_point() or p.is_complex()), torch.zeros(()))
+    pairs = [part.rpartition("=")[::2] for part in text.split(",")]
+    tensors = [_of_shape(text, shape, like) for _, shape in pairs]
+    names = [name.strip() for name, _ in pairs]
+    if all(names) and len({*names}) == len(names):
+        return dict(zip(names, tensors, strict=True))
+    if any(names):
+        raise ConfigError(f"--input {text!r}: name each shape once, or none, as in image=3x32x32,ids=8:int.")
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _of_shape(text: str, shape: str, like: Tensor) -> Tensor:
+    sizes, colon, kind = shape.strip().lower().replace("×", "x").partition(":")
+    lengths = sizes.split("x")
+    if not all(length.isdecimal() and int(length) for length in lengths) or (colon and kind != "int"):
+        raise ConfigError(
+            f"--input {text!r}: need the shape of one example, such as 3x224x224, or 8:int for 8 whole numbers; of "
+            "several inputs all shapes, such as 3x32x32,8:int or image=3x32x32,ids=8:int."
+        )
+    generator = torch.Generator().manual_seed(0)
+    full = (1, *map(int, lengths))
+    if kind:
+        return torch.randint(2, full, generator=generator, device="cpu").to(like.device)
+    return torch.randn(full, generator=generator, device="cpu").to(like.device, like.dtype)

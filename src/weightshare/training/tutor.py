@@ -80,11 +80,7 @@ def hidden_names(model: nn.Module, where: str | Sequence[str] | None = None) -> 
     """
     known = [name for name, _ in model.named_modules() if name]
     if where is None:
-        found = {
-            ".".join(part for part in (place.before, str(place.index)) if part)
-            for place in places(sites(model)).values()
-            if isinstance(place, Place) and place.after
-        }
+        found = {place.block for place in places(sites(model)).values() if isinstance(place, Place) and place.after}
         if not found:
             raise NoMatch(
                 f"{type(model).__name__} has no repeated blocks to take hidden states from: give distil.where."

@@ -15,6 +15,7 @@ from weightshare.analysis.example import example_for
 from weightshare.analysis.inspecting import inspect
 from weightshare.analysis.inspection import Inspection
 from weightshare.analysis.outlook import pattern
+from weightshare.analysis.present import told
 from weightshare.errors import SharingError, SpecError
 
 PLANNED = {"ws": ws}
@@ -132,6 +133,115 @@ def test_what_is_shared_already_is_named() -> None:
     assert [*kinds(inspect(frozen))] == ["on meta", "frozen"]
 
 
+def tied_in_pairs() -> nn.Module:
+    """A model whose author tied every second layer."""
+    model = chain(depth=6).model
+    for index in (1, 3, 5):
+        model.blocks[index].fc1.weight = model.blocks[index - 1].fc1.weight
+    return model
+
+
+def test_ties_of_others_are_told_once_and_left_alone() -> None:
+    found = inspect(tied_in_pairs())
+    assert [row[:2] for row in told(found.already)] == [("one parameter", "blocks.*.fc1.weight")]
+    assert told(found.already)[0][2].startswith("3 groups of 2 paths: ")
+    assert f"numbers and reads {found.logical:,}, " in found.lead
+    tie = next(choice for choice in found.choices if choice.axis == "depth")
+    assert tie.where == ("blocks.*", "!*norm*", "!blocks.*.fc1.weight")
+    planned = {
+        path for group in ws.plan(tied_in_pairs(), ws.Tie(rate=2), list(tie.where)).groups for path in group.items
+    }
+    assert {path.rpartition(".fc")[2] for path in planned} == {"1.bias", "2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"), [(ws.Tie(rate=2), "tied by a plan"), (ws.Templates(2), "made by a plan"), (ws.Tie(rate=4), "")]
+)
+def test_what_repeats_and_is_shared_is_not_proposed_again(spec, kind: str) -> None:
+    model = chain(depth=4, width=31).model
+    ws.share_(model, spec, ["blocks.*.fc1.weight", "blocks.*.fc2.weight"])
+    found = inspect(model)
+    depth = [choice for choice in found.choices if choice.axis == "depth"]
+    assert [choice.refused.partition(":")[0] for choice in depth] == ["What repeats is shared already"]
+    assert depth[0].refused.endswith("What is left are norms and biases.")
+    assert kind in {row[0] for row in told(found.already)} | {""}
+    assert not any("Tie" in step.lines or "Templates" in step.lines for step in found.steps)
+
+
+def test_a_layer_in_a_loop_is_said_to_be_shared() -> None:
+    found = inspect(Looped())
+    assert found.lead.endswith(
+        "what repeats is shared already. 'layer' runs 4 times in a pass, with the same weights each time."
+    )
+    (depth,) = (choice for choice in found.choices if choice.axis == "depth")
+    assert depth.refused == "What repeats is shared already: layer, runs several times."
+
+
+def test_nothing_that_takes_more_on_file_is_proposed() -> None:
+    model = chain(depth=4, width=31).model
+    ws.share_(model, ws.Tie(rate=2), "blocks.*")
+    found = inspect(model)
+    coded = [choice for choice in found.choices if "Codebook" in choice.code and not choice.refused]
+    assert all(choice.file > found.file for choice in coded)
+    assert not any("Codebook" in step.lines for step in found.steps)
+
+
+def test_a_similarity_of_one_is_explained() -> None:
+    examples = torch.randn(23, 7)
+    stream = nn.Sequential(*(Added() for _ in range(3)))
+    text = str(inspect(stream, examples))
+    assert "All are 0.99 or more: what tells the examples apart is the same behind every block" in text
+    assert "The inputs are random" not in text
+    assert "The inputs are random and few, so this says little" in str(inspect(stream)).replace("\n", " ")
+    constant = inspect(nn.Sequential(*(Added() for _ in range(3))), torch.ones(5, 7))
+    assert "nan: a block gives the same for all examples" in str(constant)
+
+
+class Added(nn.Module):
+    """A block with a shortcut, as it is before training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(7, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1e-3 * self.inner(x)
+
+
+class Turned(nn.Module):
+    """A linear layer of one's own, as GPT-2 has it."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(wide, wide)), nn.Parameter(torch.zeros(wide))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+def test_layers_of_a_class_of_ones_own_are_named_for_a_codebook() -> None:
+    model = nn.Sequential(*(Turned(47) for _ in range(3)))
+    found = inspect(model)
+    books = [choice for choice in found.choices if "Codebook" in choice.code]
+    assert [choice.where for choice in books] == [("*", "!*.bias")] * 2
+    assert [choice.stored for choice in books] == [3 * (values + 47) for values in (16, 256)]
+    (step,) = (step for step in found.steps if "Codebook" in step.lines)
+    exec(step.lines.partition("\noptimizer")[0], {"ws": ws, "model": model})
+    assert ws.report(model).stored == books[1].stored
+
+
+def test_a_rate_says_which_lists_are_deep_enough() -> None:
+    found = inspect(ZOO["stages"]().model)
+    deep = next(choice for choice in found.choices if "rate=4" in choice.code)
+    assert f"{deep.code}: in {deep.where[0]} alone" in " ".join(str(found).split())
+
+
+def test_a_reason_for_one_block_names_it() -> None:
+    model = nn.Sequential(*(nn.Linear(wide, 3) for wide in (2, 3, 3)))
+    reason = "block '0' differs from its siblings in parameter names, shapes or module types"
+    assert inspect(model).left_out("depth")[reason][:2] == ["0.weight", "0.bias"]
+
+
 def test_two_parameters_in_one_memory_are_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = nn.Parameter(model[0].weight.data)
@@ -152,9 +262,117 @@ def test_nothing_stays_of_a_run() -> None:
 def test_the_model_is_left_alone_where_it_cannot_run() -> None:
     model = chain().model
     before = state(model)
-    with pytest.raises(SpecError, match="cannot run on the example input"):
-        inspect(model, torch.zeros(1, 4))
+    found = inspect(model, torch.zeros(1, 4))
     assert state(model) == before
+    assert found.unrun.startswith(
+        "Sequential did not run on the example input, 1×4: RuntimeError: mat1 and mat2 shapes"
+    )
+    assert "It does run on random numbers, 3." in found.unrun
+    assert "give example_input=input, a tensor" in found.unrun
+
+
+class TwoInputs(nn.Module):
+    """Takes two tensors, as models of images and text do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(7, 5), nn.Embedding(11, 5)
+        self.blocks = nn.ModuleList(nn.Linear(5, 5) for _ in range(4))
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        x = self.image(image) + self.text(text).mean(1)
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+        return x
+
+
+class ByName(TwoInputs):
+    def forward(self, *, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        return super().forward(image, text)
+
+
+class OneDict(TwoInputs):
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return super().forward(batch["image"], batch["text"])
+
+
+def test_what_does_not_run_costs_only_what_needs_a_pass() -> None:
+    found, whole = inspect(TwoInputs()), inspect(TwoInputs(), (torch.zeros(1, 7), torch.ones(1, 3, dtype=torch.long)))
+    assert found.unrun.startswith(
+        "TwoInputs did not run on random numbers, 7: TypeError: TwoInputs.forward() missing 1 required positional "
+        "argument: 'text'."
+    )
+    assert "give example_input=(image, text) or {'image': image, 'text': text}" in found.unrun
+    assert "--input image=SHAPE,text=SHAPE" in found.unrun
+    assert f"Not run: {found.unrun}".split()[:30] == str(found).split("\n\n")[1].split()[:30]
+    assert (found.blocks, found.roles, found.choices) == (whole.blocks, whole.roles, whole.choices)
+    assert found.activations is None
+    assert whole.unrun == ""
+
+
+@pytest.mark.parametrize("examples", [1, 13])
+@pytest.mark.parametrize(
+    ("model", "give"),
+    [
+        (TwoInputs(), lambda image, text: (image, text)),
+        (TwoInputs(), lambda image, text: {"image": image, "text": text}),
+        (ByName(), lambda image, text: {"image": image, "text": text}),
+        (OneDict(), lambda image, text: ({"image": image, "text": text},)),
+    ],
+)
+def test_several_inputs_are_given_as_the_message_says(model, give, examples: int) -> None:
+    example = give(torch.randn(examples, 7), torch.arange(examples * 3).view(examples, 3) % 11)
+    found = inspect(model, example)
+    assert (found.unrun, found.uncompared) == ("", "")
+    assert found.activations.rows == tuple(f"blocks.{index}" for index in range(4))
+    assert found.inputs == (
+        "16 random inputs of the example's shape" if examples == 1 else "the example input, 13 examples"
+    )
+
+
+def test_a_dict_that_is_one_argument_is_told_to_be_wrapped() -> None:
+    found = inspect(OneDict(), {"image": torch.zeros(1, 7), "text": torch.ones(1, 3, dtype=torch.long)})
+    assert "{image: 1×7, text: 1×3 int64}: TypeError" in found.unrun
+    assert "example_input=(batch,) where it is a tuple or a dict itself" in found.unrun
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"batches": [torch.randn(3, 3)]}, "batches of 4 examples or more, 'blocks.0' gives 3"),
+        ({"batches": [torch.randn(5, 3), torch.randn(5, 4)]}, "cannot run on batch 1: RuntimeError: mat1"),
+        ({"batches": []}, "was given no batch"),
+        ({"example_input": torch.randn(2, 3)}, "the example input holds 2 examples: give 4 or more"),
+    ],
+)
+def test_a_similarity_that_is_not_there_has_a_reason(given, reason: str) -> None:
+    found, plain = inspect(chain().model, **given), inspect(chain().model)
+    assert reason in found.uncompared
+    assert found.activations is None
+    assert "What blocks give was not compared: " in str(found)
+    assert (found.choices, found.roles, found.unrun) == (plain.choices, plain.roles, "")
+
+
+def test_a_loader_of_inputs_and_labels_is_told_apart() -> None:
+    loader = [[torch.randn(5, 3), torch.zeros(5, dtype=torch.long)]]
+    found = inspect(chain().model, batches=loader)
+    assert found.unrun.startswith("Sequential did not run on the first batch, [5×3, 5 int64]: TypeError: ")
+    assert "give the inputs alone: batches=[x for x, _ in loader]. It does run on random numbers, 3." in found.unrun
+    assert (
+        "the example input, int: the example input is of type int: need a tensor, a sequence of"
+        in inspect(chain().model, 3).unrun
+    )
+
+
+def test_what_local_layers_cost_says_for_which_size() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 5, 3))
+    (said,) = (c.what for c in inspect(model).choices if c.axis == "space")
+    assert "for inputs of 3×224×224, which is a guess: give example_input" in said
+    (said,) = (c.what for c in inspect(model, torch.randn(1, 3, 11, 13)).choices if c.axis == "space")
+    assert said.endswith("at the sizes of the example input")
+    model.image_size = 17
+    (said,) = (c.what for c in inspect(model).choices if c.axis == "space")
+    assert said.endswith("for inputs of 3×17×17, the model's own size")
 
 
 def test_a_lazy_model_needs_an_input() -> None:
@@ -238,12 +456,12 @@ def test_convolutions_and_local_layers_say_what_they_would_store() -> None:
     ],
 )
 def test_an_input_is_guessed(model: nn.Module, said: str) -> None:
-    make, found = example_for(model)
-    assert found == said
-    model(make(3))
+    guess, _ = example_for(model)
+    assert guess.said == said
+    model(guess.make(3))
 
 
 def test_an_input_that_nobody_can_guess_is_asked_for() -> None:
     found = inspect(nn.Bilinear(3, 5, 2))
     assert found.inputs == ""
-    assert any("give example_input" in text for text in found.cautions)
+    assert "Bilinear.forward takes input1, input2: give example_input=(input1, input2)" in found.unrun

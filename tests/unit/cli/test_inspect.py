@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from tests.unit.cli.test_cli import call
+from weightshare.errors import ConfigError
 from weightshare.models.by_name import build
+from weightshare.training.opened import input_of
 
 NET = """
 import torch
@@ -107,11 +109,29 @@ def test_errors_of_a_model_name_its_line(net, capsys):
     assert f"({net}, line 4)" in capsys.readouterr().err
 
 
-def test_inputs_are_checked(capsys):
-    assert call("inspect", "convmixer:8/3/2/3", "--input", "3x8xy") == 1
+@pytest.mark.parametrize("text", ["3x8xy", "", "3x0x8", "8:float", "3x8,"])
+def test_inputs_are_checked(text, capsys):
+    assert call("inspect", "convmixer:8/3/2/3", "--input", text) == 1
     assert "need the shape of one example, such as 3x224x224" in capsys.readouterr().err
-    assert call("inspect", "convmixer:8/3/2/3", "--input", "4x8x8") == 1
-    assert "cannot run on the example input" in capsys.readouterr().err
+
+
+def test_an_input_that_a_model_does_not_take_is_told_with_its_error(capsys):
+    assert call("inspect", "convmixer:8/3/2/3", "--input", "4x8x8") == 0
+    text = capsys.readouterr().out
+    assert "Not run: ConvMixer did not run on the example input, 1×4×8×8: RuntimeError: " in text
+    assert "3 × Block" in text
+
+
+def test_inputs_of_several_shapes():
+    net = nn.Linear(2, 3).bfloat16()
+    assert input_of(None, net) is None
+    one, two = input_of("3x5,7:int", net)
+    assert (one.shape, one.dtype, two.shape, two.dtype) == ((1, 3, 5), torch.bfloat16, (1, 7), torch.int64)
+    named = input_of("image=3x5, ids=7:int", net)
+    assert {name: tuple(tensor.shape) for name, tensor in named.items()} == {"image": (1, 3, 5), "ids": (1, 7)}
+    for text in ("image=3x5,7", "a=3,a=3"):
+        with pytest.raises(ConfigError, match="name each shape once, or none"):
+            input_of(text, net)
 
 
 SMALL = {
@@ -144,6 +164,15 @@ def test_transformers_are_built_by_kind_class_and_folder(tmp_path, capsys):
 
 def test_a_network_of_torchvision_is_a_callable():
     assert isinstance(build("torchvision.models:resnet18"), nn.Module)
+
+
+def test_blocks_with_names_are_found_by_inspect_and_by_plan(capsys):
+    assert call("inspect", "torchvision.models:vit_b_16", "--meta") == 0
+    text = capsys.readouterr().out
+    assert "encoder.layers.encoder_layer_*   12 × EncoderBlock" in text
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("$ weightshare plan"))
+    assert call(*line.replace("'", "").split()[2:]) == 0
+    assert "0–11" in capsys.readouterr().out
 
 
 def test_an_option_that_transformers_would_pass_over_is_refused(capsys):

@@ -1,9 +1,16 @@
 """Blocks: which sites play one role in several layers of a network."""
 
+from collections import OrderedDict
+
+import pytest
+import torch
 from torch import nn
 
 from tests.zoo import buffers, chain, layer_used_twice, parameter_list, shortcuts, stages
+import weightshare as ws
+from weightshare.depth.cka import cka
 from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.layers import layer_numbers
 from weightshare.surgery.sites import sites
 
 
@@ -100,3 +107,76 @@ def test_numbers_of_blocks_are_read_as_numbers() -> None:
     assert [p.index for p in places(sites(model)).values() if isinstance(p, Place) and p.after == "fc1.bias"] == list(
         range(11)
     )
+
+
+class Block(nn.Module):
+    """As of a perceptron: two layers and a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(5, 7), nn.Linear(7, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.fc2(torch.relu(self.fc1(x)))
+
+
+def stack(name: str, depth: int = 12) -> nn.Sequential:
+    """Blocks with names in an `nn.Sequential`, as torchvision's vision transformer has them."""
+    return nn.Sequential(OrderedDict((name.format(index), Block()) for index in range(depth)))
+
+
+def encoder(name: str, depth: int = 12) -> nn.ModuleDict:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"stem": nn.Linear(3, 5), "layers": stack(name, depth), "head": nn.Linear(5, 2)})
+
+
+@pytest.mark.parametrize("name", ["encoder_layer_{}", "block1-{}", "layer{}"])
+def test_blocks_with_names_in_a_sequential_are_a_list(name: str) -> None:
+    model, numbers = encoder(name), encoder("{}")
+    found = places(sites(model))
+    place = found[f"layers.{name.format(10)}.fc1.weight"]
+    list_path = "layers." + name.format("*")
+    assert (place.before, place.index, place.after) == (list_path, 10, "fc1.weight")
+    assert (place.role, place.block) == (f"{list_path}.fc1.weight", f"layers.{name.format(10)}")
+    assert isinstance(found["stem.weight"], str)
+    specs = [
+        ws.Tie(rate=5),
+        ws.Tie(rate=3, order=ws.strided),
+        ws.Templates(3),
+        ws.Tie(slots={list_path: [0] * 6 + [1] * 6}),
+    ]
+    plain = [*specs[:3], ws.Tie(slots={"layers": [0] * 6 + [1] * 6})]
+    for spec, other in zip(specs, plain, strict=True):
+        one, two = ws.plan(model, spec), ws.plan(numbers, other)
+        assert [group.assignment for group in one.groups] == [group.assignment for group in two.groups]
+        assert one.stored_after == two.stored_after < one.stored_before
+    assert "0–11" in str(ws.plan(model, ws.Tie(rate=2)))
+    assert layer_numbers(model) == {
+        path.replace("layers.", "layers." + name.format(""), 1): layers
+        for path, layers in layer_numbers(numbers).items()
+    }
+
+
+def test_names_of_a_sequential_that_is_the_model_are_read_too() -> None:
+    model = stack("layer_{}", 4)
+    assert roles(model)["layer_3.fc2.bias"] == "layer_*.fc2.bias"
+    x = torch.randn(11, 5)
+    assert cka(model, model, [x]).rows == tuple(f"layer_{index}" for index in range(4))
+    plan = ws.suggest(model, 0.5)
+    plan.apply_(model)
+    assert ws.report(model).stored == plan.stored_after
+    before = model(x)
+    assert torch.allclose(ws.fold(model)(x), before)
+
+
+def test_names_that_end_in_numbers_are_roles_elsewhere() -> None:
+    assert set(roles(Block()).values()) == {None}
+    heads = nn.ModuleDict({"head_0": nn.Linear(3, 5), "head_1": nn.Linear(3, 5)})
+    assert set(roles(heads).values()) == {None}
+
+
+def test_two_runs_of_names_are_two_lists() -> None:
+    layers = [(f"{kind}{index}", nn.Linear(5, 5)) for index in range(3) for kind in ("a", "b")]
+    assert set(roles(nn.Sequential(OrderedDict(layers))).values()) == {
+        f"{kind}*.{name}" for kind in "ab" for name in ("weight", "bias")
+    }
