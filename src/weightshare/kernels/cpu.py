@@ -182,7 +182,8 @@ def take(values: Tensor, labels: Tensor) -> Tensor:
     if values.dtype not in (torch.float32, torch.float64):
         return plain.take(values, labels)
     out = values.new_empty(labels.numel())
-    _take(values.contiguous().numpy(), _pointing(labels, len(values)), out.numpy())
+    # A copy: a tensor that numpy has seen cannot be resized any more, which FSDP does with parameters.
+    _take(values.clone(memory_format=torch.contiguous_format).numpy(), _pointing(labels, len(values)), out.numpy())
     return out
 
 

@@ -111,6 +111,14 @@ def test_values_by_label(backend, labels, dtype):
 
 
 @BY_BACKEND
+def test_values_that_were_read_can_be_resized(backend):
+    """FSDP frees the storage of a parameter between passes."""
+    values = numbers(13).float()
+    backend.take(values, torch.arange(13))
+    values.untyped_storage().resize_(0)
+
+
+@BY_BACKEND
 @pytest.mark.parametrize("wrong", [9, -1])
 def test_a_label_that_points_nowhere_is_an_error(backend, wrong):
     with pytest.raises((IndexError, RuntimeError), match=r"(?i)index|label"):
