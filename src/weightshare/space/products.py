@@ -217,7 +217,10 @@ def _turned(w: Tensor, size: Sequence[int], shape: Geometry) -> Tensor:
     return turned
 
 
-@torch.library.custom_op("weightshare::local_forward", mutates_args=())
+# torch before 2.7 finds no schema from `list[int]`.
+@torch.library.custom_op(
+    "weightshare::local_forward", mutates_args=(), schema="(Tensor x, Tensor w, int[] geometry, int groups) -> Tensor"
+)
 def forward(x: Tensor, w: Tensor, geometry: list[int], groups: int) -> Tensor:
     """What each position makes of what it sees.
 
@@ -235,7 +238,11 @@ def forward(x: Tensor, w: Tensor, geometry: list[int], groups: int) -> Tensor:
     return _forward(x, w, shape) if compiled is None else compiled.forward(x, w, shape)
 
 
-@torch.library.custom_op("weightshare::local_spread", mutates_args=())
+@torch.library.custom_op(
+    "weightshare::local_spread",
+    mutates_args=(),
+    schema="(Tensor g, Tensor w, int[] size, int[] geometry, int groups) -> Tensor",
+)
 def spread(g: Tensor, w: Tensor, size: list[int], geometry: list[int], groups: int) -> Tensor:
     """The transpose of `forward` in `x`: what each position holds, spread over what it sees.
 
@@ -268,7 +275,9 @@ def spread(g: Tensor, w: Tensor, size: list[int], geometry: list[int], groups: i
     return padded[inside].contiguous().movedim(-1, 1)
 
 
-@torch.library.custom_op("weightshare::local_correlate", mutates_args=())
+@torch.library.custom_op(
+    "weightshare::local_correlate", mutates_args=(), schema="(Tensor x, Tensor g, int[] geometry, int groups) -> Tensor"
+)
 def correlate(x: Tensor, g: Tensor, geometry: list[int], groups: int) -> Tensor:
     """The derivative of `forward` by its kernels: what each position sees, times what it holds, summed over the batch.
 
