@@ -251,6 +251,27 @@ def applied_ties(model: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(from_root(at, path) for path in tie) for at, plan in applied_plans(model) for tie in plan.ties]
 
 
+def refuse_undone(model: nn.Module) -> None:
+    """Raise `ModelChanged` if ties that plans made have come undone, naming the first of them.
+
+    It says nothing of weights that are made in each pass: those read a bank, and are tied to nothing.
+    """
+    undone = [
+        (other, owner)
+        for owner, *others in applied_ties(model)
+        for other in others
+        if edit.parameter_at(model, other) is not edit.parameter_at(model, owner)
+    ]
+    if undone:
+        listed = "; ".join(f"'{other}' and '{owner}'" for other, owner in undone[:4])
+        more = f"; and {len(undone) - 4} more pairs" if len(undone) > 4 else ""
+        raise ModelChanged(
+            f"{listed}{more} were one parameter and no longer are: to_empty(), or setting one of them, unties without "
+            "a word. Call retie_(model) to tie them again (compare=False where their numbers differ now, which keeps "
+            "those of the second name), or unshare_(model) to leave them apart."
+        )
+
+
 def record(edits: edit.Transaction, at: str, plan: Plan) -> None:
     """Keep an applied plan on the part at a path, and watch what is loaded into that part from now on."""
     part = edits.model.get_submodule(at)
