@@ -186,6 +186,11 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise FileError(f"This is no plan: {type(error).__name__}: {error}.") from error
 
+    @property
+    def heading(self) -> str:
+        """How and where, as the first line of a printed plan says it."""
+        return f"{self.spec!r} {'everywhere' if self.where == repr(None) else f'where {self.where}'}"
+
     def __str__(self) -> str:
         kind = self.spec.kind
         whole = {"group": "whole model", "stored before": self.stored_before, "after": self.stored_after}
@@ -195,7 +200,7 @@ class Plan:
             reasons[left.reason].append(left.path)
         return "\n".join(
             [
-                f"{self.spec!r} where {self.where}",
+                self.heading,
                 "",
                 render(kind.columns, rows, numbers=kind.numbers),
                 "",

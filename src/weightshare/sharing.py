@@ -247,6 +247,10 @@ class Spec(Part):
         """Whether applying it needs batches that the model can run on."""
         return False
 
+    def reads_as(self, other: "Spec") -> bool:
+        """Whether models that two specs shared store and read the same, where the groups of their plans are equal."""
+        return self == other
+
     @property
     def generates(self) -> bool:
         """Whether layers read weights that are made in each forward pass, and hold none."""

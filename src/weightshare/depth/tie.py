@@ -116,6 +116,11 @@ class Tie(Spec):
         """Whether it has a transform, or a fusion that is trained through."""
         return self.kind is Generated
 
+    def reads_as(self, other: Spec) -> bool:
+        """Groups say which layer reads what; a fusion that is not trained through is over once it has been applied."""
+        through = isinstance(self.fuse, Through) or (isinstance(other, Tie) and isinstance(other.fuse, Through))
+        return isinstance(other, Tie) and self.own == other.own and (self.fuse == other.fuse or not through)
+
     @property
     def reads_batches(self) -> bool:
         """Whether the fusion does."""

@@ -21,8 +21,9 @@ from weightshare.files.folders import is_index, located, read_shards
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
+from weightshare.files.unlike import holds, unlike
 from weightshare.generating import Banked, bank_of
-from weightshare.planning import APPLIED, Plan, applied_plans, record
+from weightshare.planning import Plan, applied_plans, record
 from weightshare.surgery import edit
 from weightshare.surgery.quantised import refuse_wrapped
 from weightshare.surgery.shards import refuse_spread
@@ -90,32 +91,13 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     refuse_spread(model, "load", "Load into the whole model, and shard it then.")
     held = archive.read(path, KIND)
     plans = _plans(str(path), held.content.get("plans", []))
-    tensors = _as_in_memory(str(path), held, plans)
-    sources = {**{name: name for name in tensors}, **held.aliases}
-    with edit.transaction(model) as edits:
-        for one in plans:  # in the order of applying: a later plan may share what an earlier one stores
-            _decode(str(path), edits, [one], held)
-            _place(str(path), edits, [one])
-        _expect(str(path), tensors, sources, _state(model))
-        _expect_items(str(path), model, plans)
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        for alias, owner in held.aliases.items():
-            if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
-                edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
-                edits.put(alias, parameters[owner])
-        for name, target in _state(model).items():
-            source = sources[name]  # what is coded is made only now, when the model has room for all of it
-            value = held.coded[source].dense if tensors[source].is_meta else tensors[source]
-            edits.write(target, value.to(target.device))
-        for at, plan in plans:
-            if plan not in model.get_submodule(at).__dict__.get(APPLIED, ()):
-                record(edits, at, plan)
-        if held.rows and held.rows != rows_of(model):
-            raise FileError(f"'{path}' has recipes for weights of banks that its own plans do not follow.")
-        try:
-            refuse_untied(model)
-        except ModelChanged as error:
-            raise FileError(f"'{path}' has a plan that its own tensors do not follow: {error}") from error
+    before = unlike(str(path), plans, model)
+    try:
+        _fill(str(path), model, held, plans)
+    except FileError as error:
+        if not before:
+            raise
+        raise FileError(f"{before}{error}") from error
     return model
 
 
@@ -245,6 +227,36 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _fill(path: str, model: nn.Module, held: archive.Archive, plans: Sequence[tuple[str, Plan]]) -> None:
+    """Share a model as plans say, and write what a file stores into it; all or nothing."""
+    tensors = _as_in_memory(path, held, plans)
+    sources = {**{name: name for name in tensors}, **held.aliases}
+    with edit.transaction(model) as edits:
+        for one in plans:  # in the order of applying: a later plan may share what an earlier one stores
+            _decode(path, edits, [one], held)
+            _place(path, edits, [one])
+        _expect(path, tensors, sources, _state(model))
+        _expect_items(path, model, plans)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for alias, owner in held.aliases.items():
+            if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
+                edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
+                edits.put(alias, parameters[owner])
+        for name, target in _state(model).items():
+            source = sources[name]  # what is coded is made only now, when the model has room for all of it
+            value = held.coded[source].dense if tensors[source].is_meta else tensors[source]
+            edits.write(target, value.to(target.device))
+        for at, plan in plans:
+            if not holds(model.get_submodule(at), plan):
+                record(edits, at, plan)
+        if held.rows and held.rows != rows_of(model):
+            raise FileError(f"'{path}' has recipes for weights of banks that its own plans do not follow.")
+        try:
+            refuse_untied(model)
+        except ModelChanged as error:
+            raise FileError(f"'{path}' has a plan that its own tensors do not follow: {error}") from error
+
+
 def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], targets: Mapping[str, Tensor]) -> None:
     for name in targets:
         if name not in names:
@@ -317,7 +329,7 @@ def _place(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]]
     for at, plan in plans:
         try:
             part = edits.within(at)
-            if plan not in part.model.__dict__.get(APPLIED, ()):
+            if not holds(part.model, plan):
                 for group in plan.groups:
                     plan.spec.place_(part, group)
         except (SharingError, AttributeError) as error:

@@ -132,8 +132,8 @@ class Sleep:
             give = "Give a smaller period" if self.mode == "instant" else "Take mode='instant' and a smaller period"
             named = "" if where is None else f", or leave it out of where={describe(where)}"
             raise SpecError(
-                f"Sleep would move nothing in {run_text(alone, 6)}: with {self.lattice!r} no two positions share. {give}, "
-                f"such as lattice=Lattice(period=1) for all positions{named}."
+                f"Sleep would move nothing in {run_text(alone, 6)}: with {self.lattice!r} no two positions share. "
+                f"{give}, such as lattice=Lattice(period=1) for all positions{named}."
             )
 
     def _relax(self, path: str, layer: LocalLayer, seeds: tuple[int, int], only: list[nn.Parameter]) -> None:
@@ -219,8 +219,8 @@ def local_layers(model: nn.Module, where: Where = None) -> dict[str, LocalLayer]
     every = {path: module for path, module in model.named_modules() if isinstance(module, LocalLayer)}
     if not every:
         raise NoMatch(
-            f"{type(model).__name__} has no local layer (LocallyConnected1d to 3d, PatchLinear), so there is nothing to "
-            "move. Make its convolutions local first: localize_(model, example)."
+            f"{type(model).__name__} has no local layer (LocallyConnected1d to 3d, PatchLinear), so there is nothing "
+            "to move. Make its convolutions local first: localize_(model, example)."
         )
     chosen = {id(site.tensor) for site in select(found_sites, where)}
     found = {path: layer for path, layer in every.items() if any(id(p) in chosen for p in layer.parameters())}

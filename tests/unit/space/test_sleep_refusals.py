@@ -133,7 +133,7 @@ def test_a_sleep_that_would_move_nothing_is_refused(mode):
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for sleep, where in ((Sleep(mode=mode), "1"), (Sleep(mode=mode, lattice=Lattice(period=29)), None)):
-        with pytest.raises(SpecError, match="Sleep would move nothing in .* no two positions share") as caught:
+        with pytest.raises(SpecError, match=r"Sleep would move nothing in .* no two positions share") as caught:
             sleep.attach_(optimizer, model, where)
         assert f"'1' of 2 positions: with {sleep.lattice!r}" in str(caught.value) or where is None
         with pytest.raises(SpecError, match="smaller period, such as lattice=Lattice"):
