@@ -189,12 +189,15 @@ class Plan:
     @property
     def heading(self) -> str:
         """How and where, as the first line of a printed plan says it."""
-        return f"{self.spec!r} {'everywhere' if self.where == repr(None) else f'where {self.where}'}"
+        return f"{self.spec!r} {sites.where_text(self.where)}"
 
     def __str__(self) -> str:
         kind = self.spec.kind
         whole = {"group": "whole model", "stored before": self.stored_before, "after": self.stored_after}
-        rows = [*(group.row for group in self.groups), [whole.get(title, "") for title in kind.columns]]
+        rows = [group.row for group in self.groups]
+        shown = [at for at in range(len(kind.columns)) if any(row[at] != "" for row in rows)]  # none that is empty
+        columns = [kind.columns[at] for at in shown]
+        cells = [[row[at] for at in shown] for row in rows] + [[whole.get(title, "") for title in columns]]
         reasons = defaultdict[str, list[str]](list)
         for left in self.left_out:
             reasons[left.reason].append(left.path)
@@ -202,7 +205,7 @@ class Plan:
             [
                 self.heading,
                 "",
-                render(kind.columns, rows, numbers=kind.numbers),
+                render(columns, cells, numbers=kind.numbers),
                 "",
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",

@@ -66,7 +66,7 @@ def test_a_plan_whose_blocks_are_far_apart_is_printed():
     """It listed every number between the first and the last."""
     text = ws.plan(chain().model, ws.Tie(rate=2), "*.fc1.weight").to_json()
     far = ws.Plan.from_json(text.replace("blocks.5.fc1.weight", "blocks.999999999.fc1.weight"))
-    assert "0 1 … 4 999999999" in str(far) or "999999999" in str(far)
+    assert "0–4, 999999999" in str(far)
     longer = ws.Plan.from_json(text.replace("blocks.5.fc1.weight", f"blocks.{'9' * 5000}.fc1.weight"))
     assert str(longer)
 
