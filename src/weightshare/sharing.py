@@ -41,7 +41,6 @@ from weightshare.errors import FileError, SpecError
 from weightshare.parts import Part
 from weightshare.surgery import edit, sites
 
-
 MOST_RUNS = 4
 """Runs of layers that a plan lists one by one."""
 
