@@ -21,7 +21,7 @@ from weightshare.files.folders import is_index, located, read_shards
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
-from weightshare.files.unlike import holds, unlike
+from weightshare.files.unlike import expect_average, holds, unlike
 from weightshare.generating import Banked, bank_of
 from weightshare.planning import Plan, applied_plans, record
 from weightshare.surgery import edit
@@ -41,7 +41,8 @@ def save(model: nn.Module, path: str | Path) -> int:
     Weights of few values take a codebook and packed labels, exact to the bit, where that is much smaller.
 
     Args:
-        model: Any module, shared or folded. Plans that were applied to it are written too.
+        model: Any module, shared or folded. Plans that were applied to it are written too. A file of torch's
+            `AveragedModel` goes back into one, with its count of updates; of the average alone, save its `module`.
         path: Name of the file; replaced in one step once the new one is whole.
 
     Returns:
@@ -91,6 +92,7 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     refuse_spread(model, "load", "Load into the whole model, and shard it then.")
     held = archive.read(path, KIND)
     plans = _plans(str(path), held.content.get("plans", []))
+    expect_average(str(path), {*held.described, *held.aliases}, model)
     before = unlike(str(path), plans, model)
     try:
         _fill(str(path), model, held, plans)

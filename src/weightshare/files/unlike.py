@@ -1,13 +1,17 @@
-"""What differs between the sharing that a file was saved with and that of the model it is to be loaded into."""
+"""What differs between the model that a file was saved of and one that it is to be loaded into: sharing, wrappers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+from weightshare.errors import FileError
 from weightshare.planning import APPLIED, Plan, applied_plans
 from weightshare.sharing import Spec
 
+COUNTER = "n_averaged"
+"""What `AveragedModel` calls its count of updates."""
 Placed = tuple[str, Plan]
 """A plan with the path of the part that it was applied to."""
 
@@ -19,6 +23,31 @@ def holds(part: nn.Module, plan: Plan) -> bool:
     """
     applied: Sequence[Plan] = part.__dict__.get(APPLIED, ())
     return any(one == plan or (one.groups == plan.groups and one.spec.reads_as(plan.spec)) for one in applied)
+
+
+def expect_average(path: str, names: Collection[str], model: nn.Module) -> None:
+    """Refuse a file of a running average for a model that is none, and the other way round.
+
+    `AveragedModel` holds the model as `module`, so every name differs; it is saved with its counter, which goes on.
+
+    Args:
+        path: Of the file.
+        names: Of what it holds.
+        model: What it is to be loaded into.
+    """
+    of_average = COUNTER in names and all(name == COUNTER or name.startswith("module.") for name in names)
+    average = isinstance(model, AveragedModel)
+    if of_average and not average:
+        raise FileError(
+            f"'{path}' was saved of an AveragedModel, with its count of updates, and {type(model).__name__} is none. "
+            "Load it into one, average = AveragedModel(model), and take average.module; or save that alone: "
+            "save(average.module, path)."
+        )
+    if average and COUNTER not in names:
+        raise FileError(
+            f"'{path}' was saved of a model, and not of an AveragedModel with its count of updates. Load it into "
+            "average.module, and set average.n_averaged if the average is to go on."
+        )
 
 
 def unlike(path: str, file: Sequence[Placed], model: nn.Module) -> str:
