@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
@@ -52,7 +53,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
         SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, if a plan
-            shares what a codebook, a lattice or a mixture of an earlier one stores, or if the disk refuses.
+            shares what a codebook or a lattice of an earlier one stores, or if the disk refuses.
 
     Example:
         >>> import tempfile
@@ -118,7 +119,7 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     Raises:
         FileError: If the file is cut, damaged or no safetensors file, if its weights would take more than `largest`, or
             if it holds a model whose weights are generated otherwise than from templates (transforms, fusions that are
-            trained through): fold such a model first.
+            trained through), or from what a later plan shares: fold such a model first.
 
     Example:
         >>> import tempfile
@@ -134,7 +135,8 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     held = archive.read_any(path)
     for at, plan in _plans(str(path), held.content.get("plans", [])):
         made = (path for group in plan.groups if isinstance(group, Banked) for path in group.under(at).items)
-        if not held.rows.keys() >= {*made}:
+        bare = any(_bare(name, group, held) for name, (_, group) in decoded([(at, plan)]).items())
+        if bare or not held.rows.keys() >= {*made}:
             raise FileError(
                 f"'{path}' stores what weights are made from in each forward pass ({plan.spec!r}), not the weights. "
                 "Load it into the model with weightshare.load, fold that, and save the fold."
@@ -157,15 +159,18 @@ def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Recipe], dict
     """
     owned, aliases = owners(model)
     coded: dict[str, Recipe] = {}
+    tied = {*aliases, *aliases.values()}
     shared = {path for at, plan in applied_plans(model) for group in plan.groups for path in group.under(at).items}
     for name, (_, group) in decoded(applied_plans(model)).items():
-        first, second = (owned.pop(key, None) for key in group.keys)
-        again = next((key for key in group.keys if key in aliases or (key not in owned and key in shared)), None)
+        again = next((key for key in group.keys if key in tied or (key not in owned and key in shared)), None)
+        if again is not None and group.rule == MIXTURE:
+            continue  # without a recipe: what it is made of stands in the file as in memory
         if again is not None:
             raise FileError(
                 f"Cannot store '{name}': a later plan shares what it is made of, '{again}', and a file holds that for "
                 "each such weight apart. Call unshare_ first, and share one of the two ways."
             )
+        first, second = (owned.pop(key, None) for key in group.keys)
         if first is None or second is None:
             raise ModelChanged(
                 f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
@@ -319,11 +324,19 @@ def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, P
     """The tensors of a file under the names that a model has once its plans are applied; see `Archive.described`."""
     tensors = held.described
     for name, (_, group) in decoded(plans).items():
+        if _bare(name, group, held):
+            continue
         if name not in held.coded or held.coded[name].rule != group.rule:
             raise FileError(f"'{path}' has a plan by which '{name}' is {group.rule!r}, and no such recipe for it.")
         del tensors[name]
         tensors |= dict(zip(group.keys, held.coded[name].in_memory, strict=True))
     return tensors
+
+
+def _bare(name: str, group: Decoded, held: archive.Archive) -> bool:
+    """Whether a file has no recipe for a mixture, since a later plan shares what it is made of."""
+    smaller = group.stored_after < group.stored_before  # as every plan's: what a damaged one asks for is bounded by it
+    return group.rule == MIXTURE and smaller and not {name} & {*held.coded, *held.tensors, *held.aliases}
 
 
 def _place(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]]) -> None:
@@ -343,9 +356,13 @@ def _decode(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]
     there = decoded(applied_plans(edits.model))
     for name, (plan, group) in decoded(plans).items():
         if name not in there:
-            one = held.coded[name]
-            first, second = one.in_memory
-            got = (tuple(first.shape), tuple(second.shape)), tuple(one.recipe()["shape"]), one.recipe()["dtype"]
+            if _bare(name, group, held):
+                dtype = getattr(torch, group.dtype)
+                first, second = (torch.zeros(shape, dtype=dtype) for shape in group.stored_shapes)
+                said: Mapping[str, Any] = {"shape": group.shape, "dtype": group.dtype}
+            else:
+                (first, second), said = held.coded[name].in_memory, held.coded[name].recipe()
+            got = (tuple(first.shape), tuple(second.shape)), tuple(said["shape"]), said["dtype"]
             if got != (group.stored_shapes, group.shape, group.dtype):
                 raise FileError(
                     f"'{path}' has a plan for '{name}' of {group.shape} {group.dtype} that is made of "
