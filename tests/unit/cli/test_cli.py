@@ -218,6 +218,10 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "classes=["), "--model-arg 'classes=['"),
         (("train", "convmixer:16/4/2/3", "--data", "imagnet"), "--data imagnet is not known: did you mean 'imagenet'"),
         (("report", "no-such-run"), "is no run directory"),
+        (
+            ("plan", "convmixer:16/4/2/3", "--rate", "2", "--scale", "row"),
+            "--scale row is a str, need 'scalar' or 'channel'",
+        ),
         (("fold", "no-such-run"), "is no run directory"),
         (("train", "convmixer:16/4/2/3", "--keep-first", "1"), "--keep-first: only together with --local. Give that"),
         (("train", "convmixer:16/4/2/3", "--local-where", "0"), "--local-where: only together with --local"),
