@@ -107,7 +107,9 @@ CONTEST = Contest(
         "ws.Codebook": Way(ours, ours=True),
         "parametrize, values[index]": Way(by_hand("index"), "its gradient adds one number at a time", goal=0.7),
         "parametrize, F.embedding": Way(by_hand("embedding"), "the same sums, by rows of one number", goal=0.9),
-        "parametrize, gather": Way(by_hand("gather"), "labels of eight bytes, ours of one; both add in turn", goal=0.95),
+        "parametrize, gather": Way(
+            by_hand("gather"), "labels of eight bytes, ours of one; both add in turn", goal=0.95
+        ),
         "nn.Linear": Way(dense, "no rival: the layer without a codebook"),
     },
 )

@@ -197,13 +197,20 @@ def check(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer], mo
         OptimizerMismatch: Naming every entry that the model does not read (it trains nothing), every tensor with two
             entries (it would be stepped twice), and every trainable slot without an entry; so too every parameter
             whose like in another layer has one, as `unshare_` leaves them. A part of the model may stay out whole.
+        ModelChanged: If ties of the model have come undone, so that an optimizer trains copies apart.
+        SpecError: If the first argument is no optimizer and holds none, or the second is no model.
 
     Example:
         >>> net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(2)))
         >>> check(torch.optim.SGD(net.parameters(), lr=0.1), net)
     """
-    refuse_foreign(model)
+    if isinstance(optimizer, nn.Module):
+        got = f"check({type(optimizer).__name__}, {type(model).__name__})"
+        raise SpecError(f"{got}: the optimizer comes first, then the model: check(optimizer, model).")
     found = sites(model)
+    model = plain(model)
+    refuse_foreign(model)
+    planning.refuse_undone(model)
     read = {id(site.tensor): site for site in found}
     seen: dict[int, str] = {}
     problems = []

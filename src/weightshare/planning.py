@@ -186,18 +186,26 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise FileError(f"This is no plan: {type(error).__name__}: {error}.") from error
 
+    @property
+    def heading(self) -> str:
+        """How and where, as the first line of a printed plan says it."""
+        return f"{self.spec!r} {sites.where_text(self.where)}"
+
     def __str__(self) -> str:
         kind = self.spec.kind
         whole = {"group": "whole model", "stored before": self.stored_before, "after": self.stored_after}
-        rows = [*(group.row for group in self.groups), [whole.get(title, "") for title in kind.columns]]
+        rows = [group.row for group in self.groups]
+        shown = [at for at in range(len(kind.columns)) if any(row[at] != "" for row in rows)]  # none that is empty
+        columns = [kind.columns[at] for at in shown]
+        cells = [[row[at] for at in shown] for row in rows] + [[whole.get(title, "") for title in columns]]
         reasons = defaultdict[str, list[str]](list)
         for left in self.left_out:
             reasons[left.reason].append(left.path)
         return "\n".join(
             [
-                f"{self.spec!r} where {self.where}",
+                self.heading,
                 "",
-                render(kind.columns, rows, numbers=kind.numbers),
+                render(columns, cells, numbers=kind.numbers),
                 "",
                 f"{self.bytes_before:,} bytes in memory before, {self.bytes_after:,} after "
                 f"({self.bytes_after / max(1, self.bytes_before):.1%}), buffers not counted.",
@@ -249,6 +257,27 @@ def applied_plans(model: nn.Module) -> Iterator[tuple[str, Plan]]:
 def applied_ties(model: nn.Module) -> list[tuple[str, ...]]:
     """Every list of paths that applied plans made one parameter, from the root of `model`, a slot's owner first."""
     return [tuple(from_root(at, path) for path in tie) for at, plan in applied_plans(model) for tie in plan.ties]
+
+
+def refuse_undone(model: nn.Module) -> None:
+    """Raise `ModelChanged` if ties that plans made have come undone, naming the first of them.
+
+    It says nothing of weights that are made in each pass: those read a bank, and are tied to nothing.
+    """
+    undone = [
+        (other, owner)
+        for owner, *others in applied_ties(model)
+        for other in others
+        if edit.parameter_at(model, other) is not edit.parameter_at(model, owner)
+    ]
+    if undone:
+        listed = "; ".join(f"'{other}' and '{owner}'" for other, owner in undone[:4])
+        more = f"; and {len(undone) - 4} more pairs" if len(undone) > 4 else ""
+        raise ModelChanged(
+            f"{listed}{more} were one parameter and no longer are: to_empty(), or setting one of them, unties without "
+            "a word. Call retie_(model) to tie them again (compare=False where their numbers differ now, which keeps "
+            "those of the second name), or unshare_(model) to leave them apart."
+        )
 
 
 def record(edits: edit.Transaction, at: str, plan: Plan) -> None:

@@ -41,6 +41,9 @@ from weightshare.errors import FileError, SpecError
 from weightshare.parts import Part
 from weightshare.surgery import edit, sites
 
+MOST_RUNS = 4
+"""Runs of layers that a plan lists one by one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
@@ -247,6 +250,10 @@ class Spec(Part):
         """Whether applying it needs batches that the model can run on."""
         return False
 
+    def reads_as(self, other: "Spec") -> bool:
+        """Whether models that two specs shared store and read the same, where the groups of their plans are equal."""
+        return self == other
+
     @property
     def generates(self) -> bool:
         """Whether layers read weights that are made in each forward pass, and hold none."""
@@ -298,13 +305,27 @@ def _refuse_idle(used: Sequence[int], labels: Sequence[int]) -> None:
 
 
 def _span(group: Group) -> str:
-    """Which layers share, by the number of their block: `0–11`, or each one where they do not follow each other."""
+    """Which layers share, by the number of their block: `0–11`, or each run of them, so that a gap shows."""
     at, stem = next(((at, part[:-1]) for at, part in enumerate(group.name.split(".")) if part.endswith("*")), (0, None))
     parts = [path.split(".")[at : at + 1] for path in group.items] if stem is not None else []
     numbers = [part[0].removeprefix(stem or "") for part in parts if part]
     if not numbers or len(numbers) < len(parts) or not all(one.isdecimal() and len(one) < 10 for one in numbers):
         # a name out of a file may be any
         return str(len(group.items))
-    indices = [int(number) for number in numbers]
-    run = all(later == one + 1 for one, later in pairwise(indices))
-    return f"{indices[0]}–{indices[-1]}" if run else run_text(indices, 6)
+    return _runs([int(number) for number in numbers])
+
+
+def _runs(indices: Sequence[int]) -> str:
+    """Numbers as `0–3, 6, 8–9`; as `0–22 by 2`, or `11 of 0–22`, where that has too many parts.
+
+    Example:
+        >>> _runs([0, 1, 2, 5]), _runs(range(0, 14, 2)), _runs([0, 1, 3, 5, 7, 9, 11])
+        ('0–2, 5', '0–12 by 2', '7 of 0–11')
+    """
+    starts = [0, *(at for at in range(1, len(indices)) if indices[at] != indices[at - 1] + 1)]
+    runs = [indices[start:end] for start, end in zip(starts, [*starts[1:], len(indices)], strict=True)]
+    whole = f"{indices[0]}–{indices[-1]}"
+    if len(runs) <= MOST_RUNS:
+        return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    steps = {later - one for one, later in pairwise(indices)}
+    return f"{whole} by {steps.pop()}" if len(steps) == 1 else f"{len(indices)} of {whole}"

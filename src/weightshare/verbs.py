@@ -11,7 +11,6 @@ from torch import nn
 
 from weightshare import planning
 from weightshare._typing import Where
-from weightshare.errors import ModelChanged
 from weightshare.generating import Banked, bank_of, refuse_foreign
 from weightshare.planning import Plan
 from weightshare.sharing import Spec
@@ -222,13 +221,7 @@ def refuse_untied(model: nn.Module) -> None:
             if isinstance(group, Banked):
                 bank_of(model, group.under(at).items)
     _refuse_wrapped_ties(model)
-    for owner, *others in planning.applied_ties(model):
-        for other in others:
-            if edit.parameter_at(model, other) is not edit.parameter_at(model, owner):
-                raise ModelChanged(
-                    f"'{other}' and '{owner}' were one parameter and no longer are: to_empty(), or setting one of "
-                    "them, unties without a word. Call retie_(model)."
-                )
+    planning.refuse_undone(model)
 
 
 def _refuse_wrapped_ties(model: nn.Module) -> None:

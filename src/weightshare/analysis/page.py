@@ -241,8 +241,7 @@ def plan_sections(plans: Sequence[Plan]) -> list[Section]:
         sections.append(
             Section(
                 "What is shared",
-                text=f"{plan.spec!r} where {plan.where}: {plan.stored_before:,} stored numbers become "
-                f"{plan.stored_after:,}.{left_out}",
+                text=f"{plan.heading}: {plan.stored_before:,} stored numbers become {plan.stored_after:,}.{left_out}",
                 picture=svg(draw_assignment(plan), "Which layer reads which slot, for each group of parameters")
                 if layers
                 else "",

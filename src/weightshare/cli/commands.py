@@ -18,8 +18,11 @@ from weightshare.cli.options import (
     Budget,
     Config,
     DataDir,
+    Entry,
     Fuse,
     ImageSize,
+    KeepFirst,
+    LocalWhere,
     Lora,
     Model,
     ModelArg,
@@ -27,6 +30,12 @@ from weightshare.cli.options import (
     OrderSeed,
     Rate,
     ScaleBy,
+    Sleep,
+    SleepMode,
+    SleepPeriod,
+    SleepStrength,
+    SleepUnit,
+    SleepWhere,
     Slots,
     Spread,
     TemplateInit,
@@ -36,10 +45,12 @@ from weightshare.cli.options import (
     Where,
     Within,
     configuration,
+    globs,
     pairs,
     present,
     sharing,
 )
+from weightshare.cli.wording import as_options
 from weightshare.depth.fuse import mean
 from weightshare.depth.tie import Tie
 from weightshare.errors import ConfigError, SharingError
@@ -52,6 +63,11 @@ from weightshare.verbs import fold as fold_model
 from weightshare.verbs import plan as plan_for
 
 EXPORTERS = {"onnx": (to_onnx, ".onnx"), "torch": (to_torch_export, ".pt2")}
+
+LOCAL_OPTIONS = {"keep_first": "--keep-first", "where": "--local-where"}
+SLEEP_OPTIONS = {"every": "--sleep"} | {
+    field: f"--sleep-{field}" for field in ("mode", "strength", "unit", "period", "where")
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -168,9 +184,14 @@ def train(
     local: Annotated[
         bool, typer.Option("--local", help="Give each position of the convolutions a kernel of its own.")
     ] = False,
-    keep_first: Annotated[int | None, typer.Option(help="Of --local: how many of the first stay convolutions.")] = None,
-    sleep: Annotated[int | None, typer.Option(help="Share kernels of positions after every so many steps.")] = None,
-    sleep_mode: Annotated[str | None, typer.Option(help="Of --sleep: instant or hebbian.")] = None,
+    local_where: LocalWhere = None,
+    keep_first: KeepFirst = None,
+    sleep: Sleep = None,
+    sleep_mode: SleepMode = None,
+    sleep_strength: SleepStrength = None,
+    sleep_unit: SleepUnit = None,
+    sleep_period: SleepPeriod = None,
+    sleep_where: SleepWhere = None,
     init: Annotated[str | None, typer.Option(help="A saved model to start from, before it is shared.")] = None,
     distil: Annotated[
         list[str] | None,
@@ -225,14 +246,16 @@ def train(
     )
     recipe = present(epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay)
     recipe |= present(channels_last=channels_last, schedule=schedule)
-    recipe |= {"sleep": [present(every=sleep, mode=sleep_mode)]} if sleep is not None or sleep_mode else {}
+    phase = present(mode=sleep_mode, strength=sleep_strength, unit=sleep_unit, period=sleep_period)
+    phase |= present(every=sleep, where=globs(sleep_where))
+    positions = present(keep_first=keep_first, where=globs(local_where))
     recipe |= {"augment": changes} if (changes := pairs(augment, "--augment")) else {}
     recipe |= {"distil": changes} if (changes := pairs(distil, "--distil")) else {}
     options = {"data": data, "init": init, "seed": seed, "device": device, "devices": devices, "strategy": strategy}
     options |= {"data_dir": data_dir, "image_size": image_size, "tensorboard": tensorboard}
     options |= {"checkpoint_minutes": checkpoint_minutes}
-    start = "copy" if init is not None else None  # drawn anew, kernels that were loaded would be lost
-    options |= {"localise": [present(keep_first=keep_first, start=start)] if local or keep_first is not None else None}
+    options |= {"localise": Entry("localise", "--local", local, positions, LOCAL_OPTIONS)}
+    options |= {"sleep": Entry("train.sleep", "--sleep", sleep is not None, phase, SLEEP_OPTIONS)}
     options |= {"precision": precision, "out": out, "model": model, "model_args": pairs(model_arg), "share": share}
     if config is None and model is None and out is not None and os.path.isfile(Path(out) / CONFIG):
         config = Path(out) / CONFIG  # go on with the run that is there
@@ -363,5 +386,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except SharingError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        said = as_options(str(error), sys.argv[1:] if arguments is None else list(arguments))
+        print(f"{type(error).__name__}: {said}", file=sys.stderr)
         sys.exit(1)

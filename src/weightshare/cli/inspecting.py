@@ -8,7 +8,7 @@ import typer
 
 from weightshare.analysis.inspecting import inspect as look_at
 from weightshare.cli.commands import app
-from weightshare.cli.options import DataDir, ImageSize, ModelArg, pairs
+from weightshare.cli.options import NAMES, DataDir, ImageSize, ModelArg, pairs
 from weightshare.errors import ConfigError
 from weightshare.files.atomic import write_text
 
@@ -19,8 +19,7 @@ def inspect(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="timm:NAME, transformers:NAME, module:callable, file.py:callable, convmixer:C/D/P/K, or a folder: "
-            "a run or a model of transformers.",
+            help=f"{NAMES}, or a folder: a run or a model of transformers.",
         ),
     ],
     model_arg: ModelArg = None,

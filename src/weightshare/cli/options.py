@@ -1,20 +1,24 @@
 """Options that several commands take, and what they make of the configuration: only what was given is changed."""
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from weightshare.errors import ConfigError
+from weightshare.models.by_name import FORMS
 from weightshare.training.plain_yaml import parse_yaml
 from weightshare.training.recipe import RunConfig, read_yaml, strict
 from weightshare.training.share import OF_TEMPLATES, Share
 
+NAMES = FORMS.replace("[", "\\[")
+"""What a model is called, for help: there a bracket would begin markup."""
+
 Model = Annotated[
     str | None,
-    typer.Argument(help="convmixer:C/D/P/K, timm:NAME, transformers:NAME, module:callable or file.py:callable."),
+    typer.Argument(help=f"{NAMES}."),
 ]
 Config = Annotated[Path | None, typer.Option(help="A YAML file with any of these settings; options here win over it.")]
 ModelArg = Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the model's constructor; may be repeated.")]
@@ -46,11 +50,79 @@ Where = Annotated[
     typer.Option(help="Glob on parameter or module paths; may be repeated, '!GLOB' to take away of those before it."),
 ]
 
+LocalWhere = Annotated[
+    list[str] | None, typer.Option(help="Of --local: which convolutions; as --where, may be repeated.")
+]
+KeepFirst = Annotated[int | None, typer.Option(help="Of --local: how many of the first stay convolutions.")]
+Sleep = Annotated[
+    int | None, typer.Option(help="Pull kernels of positions together after every so many steps; for local layers.")
+]
+SleepMode = Annotated[str | None, typer.Option(help="Of --sleep: instant or hebbian.")]
+SleepStrength = Annotated[float | None, typer.Option(help="Of --sleep: how far kernels move, 0 to 1; 1 by default.")]
+SleepUnit = Annotated[str | None, typer.Option(help="Of --sleep: what it counts, step or epoch.")]
+SleepPeriod = Annotated[
+    int | None,
+    typer.Option(help="Of --sleep: positions so far apart share; the kernel's size by default, 1 is all of them."),
+]
+SleepWhere = Annotated[
+    list[str] | None, typer.Option(help="Of --sleep: which local layers; as --where, may be repeated.")
+]
 
-def configuration(path: Path | None, schedule: dict[str, Any] | None = None, **options: Any) -> RunConfig:
+
+@dataclass(frozen=True)
+class Entry:
+    """Options of one entry of a list of the configuration.
+
+    Args:
+        section: Of the configuration, such as `localise`.
+        flag: The option that asks for such an entry; the others say more of it.
+        on: Whether that option is given.
+        more: The other options that are given, by the field that each sets.
+        names: What each field's option is called.
+    """
+
+    section: str
+    flag: str
+    on: bool
+    more: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    def over(self, base: Any, **always: Any) -> list[dict[str, Any]] | None:
+        """The options over the one entry that the file has; nothing if none is given.
+
+        Raises:
+            ConfigError: If the options would say nothing, since neither the flag nor the file asks for an entry; or if
+                the file has several.
+        """
+        if not self.on and not self.more:
+            return None
+        if not base and not self.on:
+            given = ", ".join(self.names[field] for field in self.more)
+            raise ConfigError(
+                f"{given}: only together with {self.flag}. Give that too, or '{self.section}' in the configuration."
+            )
+        if base and (not isinstance(base, list) or len(base) != 1 or not isinstance(base[0], dict)):
+            raise ConfigError(
+                f"The options change one entry of '{self.section}', the configuration has several: edit the file."
+            )
+        return [{**(base[0] if base else {}), **self.more, **always}]
+
+
+def configuration(
+    path: Path | None,
+    schedule: dict[str, Any] | None = None,
+    localise: Entry | None = None,
+    sleep: Entry | None = None,
+    **options: Any,
+) -> RunConfig:
     """The file's settings with the options over them."""
     settings = read_yaml(path) if path is not None else {}
     options["share"] = over(settings.get("share"), options.pop("share", None))
+    if localise is not None:  # drawn anew, kernels that were loaded would be lost
+        start = present(start="copy" if options.get("init") is not None else None)
+        options["localise"] = localise.over(settings.get("localise"), **start)
+    phases = sleep and sleep.over(settings["train"].get("sleep") if isinstance(settings.get("train"), dict) else None)
+    schedule = {**(schedule or {}), **present(sleep=phases)}
     for key, given in (("train", schedule), ("model_args", options.pop("model_args", None))):
         base = settings.get(key)
         if given and isinstance(base, dict):
@@ -96,9 +168,14 @@ def sharing(
     (most, *more) = numbers(budget, "--budget", int if (budget or "").isdecimal() else float) or [None]
     if more:
         raise ConfigError(f"--budget {budget!r}: need one number, a count or a fraction.")
-    given = present(**named, **lists, budget=most, where=where[0] if where and len(where) == 1 else where or None)
+    given = present(**named, **lists, budget=most, where=globs(where))
     strict(Share, given)
     return given
+
+
+def globs(where: list[str] | None) -> str | list[str] | None:
+    """A pattern as a configuration has it."""
+    return where[0] if where and len(where) == 1 else where or None
 
 
 def numbers(text: str | None, option: str, kind: type) -> list[Any] | None:

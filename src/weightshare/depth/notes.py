@@ -86,6 +86,23 @@ def of_dtypes(groups: Sequence[Group]) -> list[str]:
     ]
 
 
+def of_rate(rate: float | None, groups: Sequence[Group]) -> list[str]:
+    """Say what a rate that is no whole number came to: slots are whole, so layers are dealt out unevenly.
+
+    Args:
+        rate: Of the spec.
+        groups: Of a plan.
+
+    Returns:
+        One note, or none.
+    """
+    if rate is None or isinstance(rate, int):
+        return []
+    reached = dict.fromkeys((len(group.items), group.assignment.slots) for group in groups)
+    parts = [f"{layers} layers read {slots} slots, {layers / slots:.3g} a slot" for layers, slots in reached]
+    return [f"rate={rate:.4g} is no whole number, and slots are: {'; '.join(parts)}."]
+
+
 def _tied_stages(blocks: Sequence[Place], inner: str) -> str:
     one, other = (block.block for block in blocks[:2])
     layer = blocks[0].after.removeprefix(f"{inner}.").partition(".")[0]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from weightshare.depth.bank import Generated, LayerBank, release_, sharing
 from weightshare.depth.fuse import ChannelWeighted, Fusion, ScalarWeighted, Through, first
-from weightshare.depth.notes import of_batch_norm, of_dtypes, of_stages
+from weightshare.depth.notes import of_batch_norm, of_dtypes, of_rate, of_stages
 from weightshare.depth.topology import Order, Spread, checked_slots, labels, listed_labels, sequential, uniform
 from weightshare.depth.transform import Transform
 from weightshare.errors import AlreadyShared, SharingWarning, SpecError
@@ -39,7 +39,9 @@ class Tie(Spec):
     stages, where the stages themselves are the outermost blocks, plan each stage as a model of its own.
 
     Args:
-        rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it.
+        rate: Share rate `L/P`: how many layers read a slot, from 1 to the group's depth; it need not divide it, nor be
+            a whole number: `L` layers read `⌈L / rate⌉` slots, so `rate=2.5` makes 2 slots of 5 layers, and the plan
+            says what it came to.
         order: `sequential`, `strided`, `random(seed)`, or an `Order` of your own.
         slots: Instead of a rate: the slot of each layer, every slot from 0, with no hole. Where several lists of blocks
             are to share, each in its own way: a mapping from the path of such a list to the slot of each of its blocks,
@@ -114,6 +116,11 @@ class Tie(Spec):
         """Whether it has a transform, or a fusion that is trained through."""
         return self.kind is Generated
 
+    def reads_as(self, other: Spec) -> bool:
+        """Groups say which layer reads what; a fusion that is not trained through is over once it has been applied."""
+        through = isinstance(self.fuse, Through) or (isinstance(other, Tie) and isinstance(other.fuse, Through))
+        return isinstance(other, Tie) and self.own == other.own and (self.fuse == other.fuse or not through)
+
     @property
     def reads_batches(self) -> bool:
         """Whether the fusion does."""
@@ -185,7 +192,7 @@ class Tie(Spec):
         shared = of_batch_norm(groups, model_sites)
         for note in shared:
             warnings.warn(note, SharingWarning, stacklevel=4)
-        return [*shared, *of_stages(groups, model_sites), *of_dtypes(groups)]
+        return [*shared, *of_stages(groups, model_sites), *of_dtypes(groups), *of_rate(self.rate, groups)]
 
     def slot_values(self, group: Group, tensors: Sequence[Tensor], known: Any = None) -> list[Tensor]:
         """Fuse the values of each slot's readers, both in order. Changes nothing that it is given.

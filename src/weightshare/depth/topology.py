@@ -101,7 +101,7 @@ class Third(Spread):
     which: int
 
     def __post_init__(self) -> None:
-        if self.which not in (0, 1, 2):
+        if type(self.which) is not int or self.which not in (0, 1, 2):
             raise SpecError(f"Third(which={self.which!r}): need 0 for the front, 1 for the middle or 2 for the back.")
 
     def __repr__(self) -> str:

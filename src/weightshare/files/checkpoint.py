@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
@@ -21,8 +22,9 @@ from weightshare.files.folders import is_index, located, read_shards
 from weightshare.files.mixture import Mixed
 from weightshare.files.recipes import Recipe, dtype_name
 from weightshare.files.rows import Row
+from weightshare.files.unlike import expect_average, holds, unlike
 from weightshare.generating import Banked, bank_of
-from weightshare.planning import APPLIED, Plan, applied_plans, record
+from weightshare.planning import Plan, applied_plans, record
 from weightshare.surgery import edit
 from weightshare.surgery.quantised import refuse_wrapped
 from weightshare.surgery.shards import refuse_spread
@@ -40,7 +42,8 @@ def save(model: nn.Module, path: str | Path) -> int:
     Weights of few values take a codebook and packed labels, exact to the bit, where that is much smaller.
 
     Args:
-        model: Any module, shared or folded. Plans that were applied to it are written too.
+        model: Any module, shared or folded. Plans that were applied to it are written too. A file of torch's
+            `AveragedModel` goes back into one, with its count of updates; of the average alone, save its `module`.
         path: Name of the file; replaced in one step once the new one is whole.
 
     Returns:
@@ -50,7 +53,7 @@ def save(model: nn.Module, path: str | Path) -> int:
         ModelChanged: If ties have come undone (call `retie_` first), or a parameter was quantised.
         SpecError: If the parameters are spread over processes: save `unsharded_copy(model)`.
         FileError: If the state holds anything but dense tensors, or different parameters in the same memory, if a plan
-            shares what a codebook, a lattice or a mixture of an earlier one stores, or if the disk refuses.
+            shares what a codebook or a lattice of an earlier one stores, or if the disk refuses.
 
     Example:
         >>> import tempfile
@@ -90,36 +93,14 @@ def load(path: str | Path, model: nn.Module) -> nn.Module:
     refuse_spread(model, "load", "Load into the whole model, and shard it then.")
     held = archive.read(path, KIND)
     plans = _plans(str(path), held.content.get("plans", []))
-    tensors = _as_in_memory(str(path), held, plans)
-    sources = {**{name: name for name in tensors}, **held.aliases}
-    with edit.transaction(model) as edits:
-        for one in plans:  # in the order of applying: a later plan may share what an earlier one stores
-            _decode(str(path), edits, [one], held)
-            _place(str(path), edits, [one])
-        _expect(str(path), tensors, sources, _state(model))
-        _expect_items(str(path), model, plans)
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        for alias, owner in held.aliases.items():
-            if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
-                edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
-                edits.put(alias, parameters[owner])
-        written: set[tuple[int, str]] = set()
-        for name, target in _state(model).items():
-            source = sources[name]  # what is coded is made only now, when the model has room for all of it
-            if (id(target), source) in written:
-                continue
-            written.add((id(target), source))
-            value = held.coded[source].dense if tensors[source].is_meta else tensors[source]
-            edits.write(target, value.to(target.device))
-        for at, plan in plans:
-            if plan not in model.get_submodule(at).__dict__.get(APPLIED, ()):
-                record(edits, at, plan)
-        if held.rows and held.rows != rows_of(model):
-            raise FileError(f"'{path}' has recipes for weights of banks that its own plans do not follow.")
-        try:
-            refuse_untied(model)
-        except ModelChanged as error:
-            raise FileError(f"'{path}' has a plan that its own tensors do not follow: {error}") from error
+    expect_average(str(path), {*held.described, *held.aliases}, model)
+    before = unlike(str(path), plans, model)
+    try:
+        _fill(str(path), model, held, plans)
+    except FileError as error:
+        if not before:
+            raise
+        raise FileError(f"{before}{error}") from error
     return model
 
 
@@ -138,7 +119,7 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     Raises:
         FileError: If the file is cut, damaged or no safetensors file, if its weights would take more than `largest`, or
             if it holds a model whose weights are generated otherwise than from templates (transforms, fusions that are
-            trained through): fold such a model first.
+            trained through), or from what a later plan shares: fold such a model first.
 
     Example:
         >>> import tempfile
@@ -154,7 +135,8 @@ def tensors(path: str | Path, largest: int | None = None) -> dict[str, Tensor]:
     held = archive.read_any(path)
     for at, plan in _plans(str(path), held.content.get("plans", [])):
         made = (path for group in plan.groups if isinstance(group, Banked) for path in group.under(at).items)
-        if not held.rows.keys() >= {*made}:
+        bare = any(_bare(name, group, held) for name, (_, group) in decoded([(at, plan)]).items())
+        if bare or not held.rows.keys() >= {*made}:
             raise FileError(
                 f"'{path}' stores what weights are made from in each forward pass ({plan.spec!r}), not the weights. "
                 "Load it into the model with weightshare.load, fold that, and save the fold."
@@ -177,15 +159,18 @@ def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Recipe], dict
     """
     owned, aliases = owners(model)
     coded: dict[str, Recipe] = {}
+    tied = {*aliases, *aliases.values()}
     shared = {path for at, plan in applied_plans(model) for group in plan.groups for path in group.under(at).items}
     for name, (_, group) in decoded(applied_plans(model)).items():
-        first, second = (owned.pop(key, None) for key in group.keys)
-        again = next((key for key in group.keys if key in aliases or (key not in owned and key in shared)), None)
+        again = next((key for key in group.keys if key in tied or (key not in owned and key in shared)), None)
+        if again is not None and group.rule == MIXTURE:
+            continue  # without a recipe: what it is made of stands in the file as in memory
         if again is not None:
             raise FileError(
                 f"Cannot store '{name}': a later plan shares what it is made of, '{again}', and a file holds that for "
                 "each such weight apart. Call unshare_ first, and share one of the two ways."
             )
+        first, second = (owned.pop(key, None) for key in group.keys)
         if first is None or second is None:
             raise ModelChanged(
                 f"'{name}' does not read what is stored for it any more, though a plan says so. Call unshare_, or plan "
@@ -249,6 +234,41 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _fill(path: str, model: nn.Module, held: archive.Archive, plans: Sequence[tuple[str, Plan]]) -> None:
+    """Share a model as plans say, and write what a file stores into it; all or nothing."""
+    tensors = _as_in_memory(path, held, plans)
+    sources = {**{name: name for name in tensors}, **held.aliases}
+    with edit.transaction(model) as edits:
+        for one in plans:  # in the order of applying: a later plan may share what an earlier one stores
+            _decode(path, edits, [one], held)
+            _place(path, edits, [one])
+        _expect(path, tensors, sources, _state(model))
+        _expect_items(path, model, plans)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for alias, owner in held.aliases.items():
+            if alias in parameters and owner in parameters and parameters[alias] is not parameters[owner]:
+                edit.common_slot([owner, alias], [parameters[owner], parameters[alias]])
+                edits.put(alias, parameters[owner])
+        written: set[tuple[int, str]] = set()
+        for name, target in _state(model).items():
+            source = sources[name]
+            if (id(target), source) in written:
+                continue
+            written.add((id(target), source))
+            # What is coded is made only now, when the model has room for all of it.
+            value = held.coded[source].dense if tensors[source].is_meta else tensors[source]
+            edits.write(target, value.to(target.device))
+        for at, plan in plans:
+            if not holds(model.get_submodule(at), plan):
+                record(edits, at, plan)
+        if held.rows and held.rows != rows_of(model):
+            raise FileError(f"'{path}' has recipes for weights of banks that its own plans do not follow.")
+        try:
+            refuse_untied(model)
+        except ModelChanged as error:
+            raise FileError(f"'{path}' has a plan that its own tensors do not follow: {error}") from error
+
+
 def _expect(path: str, held: Mapping[str, Tensor], names: Mapping[str, str], targets: Mapping[str, Tensor]) -> None:
     for name in targets:
         if name not in names:
@@ -309,6 +329,8 @@ def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, P
     """The tensors of a file under the names that a model has once its plans are applied; see `Archive.described`."""
     tensors = held.described
     for name, (_, group) in decoded(plans).items():
+        if _bare(name, group, held):
+            continue
         if name not in held.coded or held.coded[name].rule != group.rule:
             raise FileError(f"'{path}' has a plan by which '{name}' is {group.rule!r}, and no such recipe for it.")
         del tensors[name]
@@ -316,12 +338,18 @@ def _as_in_memory(path: str, held: archive.Archive, plans: Sequence[tuple[str, P
     return tensors
 
 
+def _bare(name: str, group: Decoded, held: archive.Archive) -> bool:
+    """Whether a file has no recipe for a mixture, since a later plan shares what it is made of."""
+    smaller = group.stored_after < group.stored_before  # as every plan's: what a damaged one asks for is bounded by it
+    return group.rule == MIXTURE and smaller and not {name} & {*held.coded, *held.tensors, *held.aliases}
+
+
 def _place(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]]) -> None:
     """Make a model that is not shared yet read what generates its weights, to be filled from the file."""
     for at, plan in plans:
         try:
             part = edits.within(at)
-            if plan not in part.model.__dict__.get(APPLIED, ()):
+            if not holds(part.model, plan):
                 for group in plan.groups:
                     plan.spec.place_(part, group)
         except (SharingError, AttributeError) as error:
@@ -333,9 +361,13 @@ def _decode(path: str, edits: edit.Transaction, plans: Sequence[tuple[str, Plan]
     there = decoded(applied_plans(edits.model))
     for name, (plan, group) in decoded(plans).items():
         if name not in there:
-            one = held.coded[name]
-            first, second = one.in_memory
-            got = (tuple(first.shape), tuple(second.shape)), tuple(one.recipe()["shape"]), one.recipe()["dtype"]
+            if _bare(name, group, held):
+                dtype = getattr(torch, group.dtype)
+                first, second = (torch.zeros(shape, dtype=dtype) for shape in group.stored_shapes)
+                said: Mapping[str, Any] = {"shape": group.shape, "dtype": group.dtype}
+            else:
+                (first, second), said = held.coded[name].in_memory, held.coded[name].recipe()
+            got = (tuple(first.shape), tuple(second.shape)), tuple(said["shape"]), said["dtype"]
             if got != (group.stored_shapes, group.shape, group.dtype):
                 raise FileError(
                     f"'{path}' has a plan for '{name}' of {group.shape} {group.dtype} that is made of "

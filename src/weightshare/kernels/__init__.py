@@ -40,7 +40,7 @@ def followed(*tensors: Tensor) -> bool:
 
 def traced(*tensors: Tensor) -> bool:
     """The same but for gradients: then what has a backward pass of its own serves too."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return True
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True

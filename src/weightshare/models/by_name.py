@@ -32,6 +32,7 @@ from torch import nn
 
 from weightshare.errors import ConfigError
 from weightshare.models.convmixer import convmixer
+from weightshare.models.hub import expect_on_hub
 from weightshare.models.resnet import ResNet, resnet18_half, resnet20
 from weightshare.models.shallow import s_conv, s_fc
 from weightshare.models.torus import torus_cnn, torus_mlp
@@ -63,7 +64,10 @@ OURS: dict[str, tuple[Callable[..., nn.Module], str, str]] = {
 """Our own networks: the constructor, the sizes that a name gives (in brackets what may be left out), and an example."""
 
 
-FORMS = "convmixer:C/D/P/K, timm:NAME, transformers:NAME, module:callable or file.py:callable"
+FORMS = ", ".join(f"{kind}:{form}" for kind, (_, form, _) in OURS.items()) + (
+    ", timm:NAME, transformers:NAME, module:callable or file.py:callable"
+)
+"""What names look like."""
 
 
 def build(
@@ -110,6 +114,9 @@ def build(
                 near = get_close_matches(rest, timm.list_models(), n=3)
                 hint = f" Nearest: {', '.join(near)}." if near else ""
                 raise ConfigError(f"Cannot build {name!r}: timm has no such model.{hint}")
+            place, _, on_hub = rest.partition(":")
+            if place in ("hf-hub", "hf_hub"):
+                expect_on_hub(on_hub.partition("@")[0], f"Cannot build {name!r}")
             return timm.create_model(rest, **_given(names), **options)
         if kind == "transformers":
             from weightshare.models.of_transformers import build_transformers  # which needs this module

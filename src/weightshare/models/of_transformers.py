@@ -17,6 +17,7 @@ from torch import nn
 from weightshare.errors import ConfigError
 from weightshare.files.folders import COMPACT
 from weightshare.models import pretrained
+from weightshare.models.hub import expect_on_hub
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -46,14 +47,17 @@ def build_transformers(name: str, options: dict[str, Any]) -> nn.Module:
                 f"transformers.{name} is abstract: name a class of one kind, or the kind, such as 'bert'."
             )
         return kind(_configured(config, options))  # type: ignore[operator]
+    known = [*kinds, *(one for one in dir(transformers) if "Model" in one or "For" in one)]
+    near = get_close_matches(name, known, n=3)
+    hint = f" Nearest: {', '.join(near)}." if near else ""
+    lead = f"transformers knows no {name!r}, and no folder is called so.{hint}"
+    if name.isidentifier() and name != name.lower():  # a class: no model of the hub without an owner is called so
+        raise ConfigError(lead)
+    reached = expect_on_hub(name, f"{lead} Taken for a name of the hub")
     try:
-        return transformers.AutoModel.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:  # not on the hub, or the hub cannot be reached
-        known = [*kinds, *(one for one in dir(transformers) if "Model" in one or "For" in one)]
-        near = get_close_matches(name, known, n=3)
-        hint = f" Nearest: {', '.join(near)}." if near else ""
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"transformers knows no {name!r}, and no folder is called so.{hint} {said}") from error
+        return transformers.AutoModel.from_pretrained(name, local_files_only=not reached, **options)
+    except (OSError, ValueError) as error:  # such as files that it cannot read, or that do not come
+        raise ConfigError(f"{lead} {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def _configured(kind: Any, options: dict[str, Any]) -> Any:

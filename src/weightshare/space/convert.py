@@ -33,7 +33,7 @@ from weightshare.space.transposed import (
 )
 from weightshare.surgery import edit
 from weightshare.surgery.count import count
-from weightshare.surgery.sites import describe, plain, select, sites
+from weightshare.surgery.sites import describe, plain, select, sites, where_text
 from weightshare.surgery.watch import run, watching
 
 __all__ = [
@@ -208,7 +208,7 @@ class LocalPlan:
             rows.append([row.path, *shapes, row.stored_before, row.stored_after])
         rows.append(["whole model", "", "", "", self.stored_before, self.stored_after])
         lines = [
-            f"Local layers where {self.where}" + (f", with noise of {self.eps:g}" if self.eps else ""),
+            f"Local layers {where_text(self.where)}" + (f", with noise of {self.eps:g}" if self.eps else ""),
             "",
             render(columns, rows, numbers=columns[4:]),
             "",

@@ -17,11 +17,13 @@ In the grid: the drive towards sharing across space. Source: Pogodin 2021, secti
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from weightshare._table import run_text, shape_text
 from weightshare._typing import Where
 from weightshare.decoding import wide
 from weightshare.errors import NoMatch, SpecError
@@ -91,7 +93,8 @@ class Sleep:
         Raises:
             NoMatch: If the model has no local layer, or the pattern matches none.
             OptimizerMismatch: If no group of the optimizer holds a layer's weight.
-            SpecError: If a weight cannot be moved, or the mode does not fit a layer.
+            SpecError: If a weight cannot be moved, the mode does not fit a layer, or no two positions of a layer that
+                `where` names share, or of any layer.
         """
         return SleepHandle(optimizer, model, where, self)
 
@@ -104,22 +107,34 @@ class Sleep:
 
         Raises:
             NoMatch: If there is none.
-            SpecError: If the mode does not fit a layer, all of a layer that `where` names is frozen, or a weight is
-                not finite.
+            SpecError: If the mode does not fit a layer, all of a layer that `where` names is frozen, no two positions
+                of one share (or of any layer), or a weight is not finite.
         """
         layers = local_layers(model, where)
         free = trainable(layers, where)
+        self._expect_fit(layers, where)
         for number, (path, layer) in enumerate(layers.items()):
             self._relax(path, layer, (0, number), free[path])
 
-    def _expect_fit(self, path: str, layer: LocalLayer) -> None:
-        """Refuse what would fail at the first sleep."""
-        try:
-            self.lattice.assignment(layer)
-            if self.mode != "instant":
-                expect_periodic(layer, self.lattice)
-        except SpecError as error:
-            raise SpecError(f"Sleep on '{path}': {error}") from error
+    def _expect_fit(self, layers: Mapping[str, LocalLayer], where: Where) -> None:
+        """Refuse what would fail at the first sleep, and what no sleep would move."""
+        alone = []
+        for path, layer in layers.items():
+            try:
+                slots = self.lattice.assignment(layer).slots
+                if self.mode != "instant":
+                    expect_periodic(layer, self.lattice)
+            except SpecError as error:
+                raise SpecError(f"Sleep on '{path}': {error}") from error
+            if slots == prod(layer.positions):
+                alone.append(f"'{path}' of {shape_text(layer.positions)} positions")
+        if alone and (where is not None or len(alone) == len(layers)):
+            give = "Give a smaller period" if self.mode == "instant" else "Take mode='instant' and a smaller period"
+            named = "" if where is None else f", or leave it out of where={describe(where)}"
+            raise SpecError(
+                f"Sleep would move nothing in {run_text(alone, 6)}: with {self.lattice!r} no two positions share. "
+                f"{give}, such as lattice=Lattice(period=1) for all positions{named}."
+            )
 
     def _relax(self, path: str, layer: LocalLayer, seeds: tuple[int, int], only: list[nn.Parameter]) -> None:
         if not only:
@@ -150,8 +165,7 @@ class SleepHandle(Handle):
         super().__init__(optimizer, model, [site for site in sites(model) if id(site.tensor) in held], spec)
         self.sleeps = self.in_epoch = self.epochs = 0
         try:
-            for path, layer in self.layers.items():
-                spec._expect_fit(path, layer)
+            spec._expect_fit(self.layers, where)
         except SpecError:
             self.remove()
             raise
@@ -201,15 +215,19 @@ def local_layers(model: nn.Module, where: Where = None) -> dict[str, LocalLayer]
         NoMatch: If there is none.
     """
     model = plain(model)
-    chosen = {id(site.tensor) for site in select(sites(model), where)}
+    found_sites = sites(model)
     every = {path: module for path, module in model.named_modules() if isinstance(module, LocalLayer)}
     if not every:
         raise NoMatch(
-            f"{type(model).__name__} has no local layer. Make its convolutions local first: localize_(model, example)."
+            f"{type(model).__name__} has no local layer (LocallyConnected1d to 3d, PatchLinear), so there is nothing "
+            "to move. Make its convolutions local first: localize_(model, example)."
         )
+    chosen = {id(site.tensor) for site in select(found_sites, where)}
     found = {path: layer for path, layer in every.items() if any(id(p) in chosen for p in layer.parameters())}
     if not found:
-        raise NoMatch(f"where={where!r} matches no local layer. There are: {', '.join(list(every)[:6])}.")
+        raise NoMatch(
+            f"where={describe(where)} matches no local layer. There are: {run_text(list(map(repr, every)), 8)}."
+        )
     return found
 
 

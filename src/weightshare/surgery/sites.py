@@ -189,8 +189,17 @@ def describe(where: Where) -> str:
     if isinstance(where, type):
         return where.__name__
     if callable(where):
-        return f"<{getattr(where, '__name__', 'predicate')}>"
+        return f"<{getattr(where, '__name__', 'predicate').strip('<>')}>"
     return repr(where) if where is None or isinstance(where, str) else repr(list(where))
+
+
+def where_text(described: str) -> str:
+    """What follows a spec in the heading of a plan: `where 'blocks'`, or `everywhere`.
+
+    Args:
+        described: From `describe`.
+    """
+    return "everywhere" if described == repr(None) else f"where {described}"
 
 
 def _by_globs(all_sites: Sequence[Site], globs: Sequence[str]) -> set[int]:

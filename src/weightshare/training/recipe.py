@@ -272,6 +272,12 @@ def _value(hint: Any, value: Any, at: str) -> Any:
     raise ConfigError(f"{at}={value!r} is a {type(value).__name__}, need {getattr(hint, '__name__', hint)}.")
 
 
+def _named(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return "nothing" if hint is NoneType else getattr(hint, "__name__", str(hint))
+
+
 def _any_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
     for hint in hints:
         listed = get_origin(hint) is list and isinstance(value, list)
@@ -281,5 +287,5 @@ def _any_of(hints: tuple[Any, ...], value: Any, at: str) -> Any:
             return _value(hint, value, at)
         except ConfigError:
             continue
-    needed = " or ".join("nothing" if hint is NoneType else getattr(hint, "__name__", str(hint)) for hint in hints)
+    needed = " or ".join(map(_named, hints))
     raise ConfigError(f"{at}={value!r} is a {type(value).__name__}, need {needed}.")

@@ -46,8 +46,8 @@ def find_clusters(
         smallest integers that serve. Every label is used.
 
     Raises:
-        SpecError: If `w` is no dense float tensor or holds NaN or infinity, if there is one cluster for zeros and
-            others, or if scikit-learn is missing.
+        SpecError: If `w` is no dense float tensor or holds NaN or infinity, if `clusters` is no whole number of at
+            least 1, if there is one cluster for zeros and others, or if scikit-learn is missing.
 
     Source: Han 2016 (Deep Compression), section 3, for k-means with shared centroids; Shakerinava 2023 for the
         weight's own values.
@@ -60,6 +60,8 @@ def find_clusters(
         tensor([0.0000, 1.5000, 8.0000])
     """
     check.tensor(w, "find_clusters")
+    if clusters is not None and (type(clusters) is not int or clusters < 1):
+        raise SpecError(f"find_clusters(clusters={clusters!r}): need a whole number of at least 1, or None.")
     flat = w.detach().reshape(-1)
     if not bool(flat.isfinite().all()):
         raise SpecError("A weight is NaN or infinite. Find out why before you share; nothing was changed.")

@@ -27,7 +27,7 @@ from weightshare.surgery.blocks import in_norm
 from weightshare.surgery.count import distinct, distinct_up_to
 from weightshare.surgery.parametrized import foreign_parametrizations
 from weightshare.surgery.sites import Site, decoded_names
-from weightshare.values.choice import holder, not_a_layer
+from weightshare.values.choice import not_a_layer
 from weightshare.values.clusters import Init, as_bits, find_clusters
 
 Gradient = Literal["mean", "sum"]
@@ -38,8 +38,9 @@ Zeros = Literal["train", "keep"]
 class Codebook(Decoding):
     """Each weight reads the values of a codebook of its own, by labels that stay as they are.
 
-    Without a pattern: the weights of Linear and Conv layers. With one: every weight of two or more dimensions that it
-    matches, but for what torch cannot parametrize. Biases, norms and what several paths read stay as they are.
+    Without a pattern: the weights of Linear and Conv layers, of torch or called so (as transformers' `Conv1D` is), and
+    the input projections of `nn.MultiheadAttention`. With one: every weight of two or more dimensions that it matches,
+    but for what torch cannot parametrize. Biases, norms and what several paths read stay as they are.
 
     A codebook is a vector, so `param_groups` gives it no weight decay: it would pull all members of a cluster at once.
 
@@ -234,13 +235,13 @@ def _unfit(site: Site) -> str:
         return "a norm holds it"
     if reason := unreadable(site):
         return reason
-    module, name = holder(site), site.path.rpartition(".")[2]
-    if isinstance(module, ParametrizationList) or (module is not None and foreign_parametrizations(module)):
+    module, name = site.holder, site.path.rpartition(".")[2]
+    if isinstance(module, ParametrizationList) or foreign_parametrizations(module):
         return "its module is parametrized already: cluster first, or take that off (remove_parametrizations)"
     if isinstance(module, nn.RNNBase) or name.startswith(("weight_ih_l", "weight_hh_l")):
         return "recurrent layers keep a second list of their weights, which torch does not parametrize"
     base, _, last = name.rpartition("_")
-    if last in ("orig", "g", "v") and module is not None and isinstance(getattr(module, base, None), Tensor):
+    if last in ("orig", "g", "v") and isinstance(getattr(module, base, None), Tensor):
         return f"a hook makes '{base}' from it (the old weight_norm or spectral_norm, or pruning): take that off first"
     return ""
 

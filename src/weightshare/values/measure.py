@@ -43,8 +43,8 @@ def value_sharing(model: nn.Module, where: Where = None) -> list[ValueSharing]:
 
     Args:
         model: Any module, shared or not. It is not changed.
-        where: As for `plan`, on real floating-point parameters; `None` for the weights of Linear and Conv layers, of
-            two or more dimensions.
+        where: As for `plan`, on real floating-point parameters; `None` for those that `Codebook` takes without a
+            pattern.
 
     Returns:
         One row for each weight, each tensor once, in the order of `named_parameters()`.

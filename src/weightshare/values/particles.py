@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from weightshare.errors import SpecError
+from weightshare.values.choice import stored_by_inputs
 
 Granularity = Literal["layer", "row", "filter", "tap"] | Sequence[Tensor]
 NAMES = get_args(get_args(Granularity)[0])
@@ -60,6 +61,8 @@ class Particles:
             self._grouped = (groups, self.shape[0] // groups, *self.shape[1:])
             self._order = (0, 2, 1, *range(3, len(self._grouped)))
             problems = groups * self.shape[1]
+        elif len(self.shape) == 2 and stored_by_inputs(layer):
+            self._order, problems = (1, 0), self.shape[1]
         else:
             problems = self.shape[0]
         self.bounds = torch.arange(problems + 1) * (numel // max(1, problems))

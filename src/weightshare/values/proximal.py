@@ -33,7 +33,7 @@ from weightshare.hooks import Handle, described, expect_count, expect_number, is
 from weightshare.surgery.shards import expect_one_cut, keep_part_, local_part, whole
 from weightshare.values import check
 from weightshare.values.binned import NoBins, prox_pairwise_binned
-from weightshare.values.choice import layer_of, trained_weights
+from weightshare.values.choice import trained_weights
 from weightshare.values.pairwise import pairwise_penalty
 from weightshare.values.particles import Granularity, Particles, expect_granularity
 from weightshare.values.prox import prox_clusters, prox_pairwise, rewound
@@ -133,7 +133,7 @@ class Proximal:
         Args:
             optimizer: Any of torch, with any learning rates and schedules, or a wrapper that holds it as `.optimizer`.
             model: The model that it trains. A weight that several layers read is moved once.
-            where: Which parameters, by the rule of `plan`; `None` is the weights of linear and convolutional layers.
+            where: Which parameters, by the rule of `plan`; `None` is those that `Codebook` takes.
                 For other strengths on other layers attach a second one.
 
         Returns:
@@ -181,9 +181,7 @@ class ProximalHandle(Handle):
                 )
             for site in self.sites:
                 expect_one_cut(site.path, site.tensor)
-            self._particles = [
-                Particles(site.path, site.shape, layer_of(model, site), spec.granularity) for site in self.sites
-            ]
+            self._particles = [Particles(site.path, site.shape, site.holder, spec.granularity) for site in self.sites]
         except SpecError:
             self.remove()
             raise

@@ -8,9 +8,15 @@ import pytest
 
 from tests.unit.training.made_up_folder import fill
 from weightshare.cli import main
+from weightshare.cli.options import Entry
+from weightshare.errors import ConfigError
+from weightshare.models.by_name import OURS
 from weightshare.planning import Plan
 from weightshare.training.data import listed
+from weightshare.training.localise import Localise, SleepPhase
 from weightshare.training.run import read_config
+
+OUT = "run"
 
 
 def call(*arguments):
@@ -62,7 +68,7 @@ def test_templates_can_be_planned_and_trained_by_options(capsys, tmp_path):
     assert repr(plan.spec) == "Templates(templates=2)"
     assert f"{plan.stored_after:,}" in capsys.readouterr().out
     assert call("plan", "convmixer:16/4/2/3", *options, "--rate", "2") == 1
-    assert "share.rate goes with a rate or slots, not with templates" in capsys.readouterr().err
+    assert "--rate goes with a rate or slots, not with templates" in capsys.readouterr().err
     more = ["--template-init", "sparse", "--within", "model", "--epochs", "1", "--device", "cpu"]
     assert call("train", "convmixer:8/3/2/3", *options, *more, "--out", str(tmp_path / "run")) == 0
     assert "layer_similarity" in (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -201,7 +207,7 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3"), "nothing to plan"),
         (("plan", "--rate", "2"), "Which model?"),
         (("plan", "convmixer:16/4", "--rate", "2"), "need the sizes C/D/P/K"),
-        (("plan", "resnet", "--rate", "2"), "need convmixer:C/D/P/K, timm:NAME, transformers:NAME"),
+        (("plan", "resnet", "--rate", "2"), "need convmixer:C/D/P/K, torus-cnn:C1/C2"),
         (("plan", "nowhere:net", "--rate", "2"), "No module named 'nowhere'"),
         (("plan", "convmixer:16/4/2/3", "--rate", "0"), "share rate"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--where", "bloks"), "Nearest paths: 'blocks'"),
@@ -210,13 +216,25 @@ def test_report_takes_a_model_by_name(capsys):
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "stride=3"), "stride"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "dropout=5"), "dropout"),
         (("plan", "convmixer:16/4/2/3", "--rate", "2", "--model-arg", "classes=["), "--model-arg 'classes=['"),
-        (("train", "convmixer:16/4/2/3", "--data", "imagnet"), "data='imagnet' is not known: did you mean 'imagenet'"),
+        (("train", "convmixer:16/4/2/3", "--data", "imagnet"), "--data imagnet is not known: did you mean 'imagenet'"),
         (("report", "no-such-run"), "is no run directory"),
+        (
+            ("plan", "convmixer:16/4/2/3", "--rate", "2", "--scale", "row"),
+            "--scale row is a str, need 'scalar' or 'channel'",
+        ),
         (("fold", "no-such-run"), "is no run directory"),
+        (("train", "convmixer:16/4/2/3", "--keep-first", "1"), "--keep-first: only together with --local. Give that"),
+        (("train", "convmixer:16/4/2/3", "--local-where", "0"), "--local-where: only together with --local"),
+        (("train", "convmixer:16/4/2/3", "--sleep-mode", "hebbian"), "--sleep-mode: only together with --sleep"),
+        (
+            ("train", "convmixer:16/4/2/3", "--sleep-unit", "epoch", "--sleep-where", "0"),
+            "--sleep-unit, --sleep-where:",
+        ),
+        (("train", "convmixer:8/2/2/3", "--data", "digits", "--sleep", "2", "--out", OUT), "local first: --local."),
     ],
 )
-def test_errors_are_one_message_and_no_traceback(capsys, arguments, message):
-    assert call(*arguments) == 1
+def test_errors_are_one_message_and_no_traceback(capsys, tmp_path, arguments, message):
+    assert call(*(str(tmp_path / OUT) if one == OUT else one for one in arguments)) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -276,3 +294,29 @@ def test_a_folded_model_that_computes_something_else_is_told_of(capsys, tmp_path
     assert f"Folded, it computes something else: test accuracy {summary['folded_accuracy']:.2%}" in told
     assert call("fold", str(tmp_path / "apart")) == 1
     assert "lattice=Lattice(period=1)" in capsys.readouterr().err
+
+
+def test_local_layers_and_sleep_can_be_said_by_options(tmp_path):
+    out = tmp_path / "run"
+    settings = ("--local", "--local-where", "blocks.0", "--sleep", "3", "--sleep-period", "1", "--sleep-unit", "epoch")
+    more = ("--sleep-strength", "0.5", "--sleep-where", "blocks.0.depthwise", "--epochs", "1", "--out", str(out))
+    assert call("train", "convmixer:4/2/4/3", "--data", "digits", *settings, *more) == 0
+    said = read_config(out)
+    assert said.localise == [Localise(where="blocks.0")]
+    phase = SleepPhase(every=3, unit="epoch", period=1, strength=0.5, where="blocks.0.depthwise")
+    assert said.train.sleep == [phase]
+
+
+def test_options_of_an_entry_change_that_of_the_file():
+    localise = Entry("localise", "--local", False, {"keep_first": 2}, {"keep_first": "--keep-first"})
+    assert localise.over([{"where": "0", "keep_first": 1}]) == [{"where": "0", "keep_first": 2}]
+    with pytest.raises(ConfigError, match="the configuration has several"):
+        localise.over([{"where": "0"}, {"where": "1"}])
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "inspect"])
+def test_help_names_every_network_of_ours(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert call(command, "--help") == 0
+    text = capsys.readouterr().out
+    assert [f"{kind}:{form}" for kind, (_, form, _) in OURS.items() if f"{kind}:{form}" not in text] == []

@@ -34,7 +34,7 @@ def test_choices_are_compared_by_value() -> None:
     assert sequential != strided
 
 
-@pytest.mark.parametrize("which", [-1, 3, 0.5])
+@pytest.mark.parametrize("which", [-1, 3, 0.5, 1.0, True])
 def test_there_are_three_thirds(which: object) -> None:
     with pytest.raises(SpecError, match="need 0 for the front"):
         Third(which)

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support import state
+from tests.support import same_bits, state
 from tests.zoo import buffers, chain, tied_embedding
 import weightshare as ws
+from weightshare.depth.fuse import Fusion
+from weightshare.depth.transform import LoRA
 from weightshare.errors import FileError
 from weightshare.files import archive
+from weightshare.planning import applied_plans
 
 
 def check_refused(path: Path, model: nn.Module, message: str) -> None:
@@ -150,3 +153,55 @@ def test_a_frozen_layer_among_the_readers_of_a_slot(shared: Path) -> None:
     with pytest.raises(ws.SharingError, match="requires_grad"):
         ws.load(shared, model)
     assert state(model) == before
+
+
+def lora(fuse: Fusion, rank: int = 2) -> nn.Module:
+    model, _ = chain()
+    ws.share_(model, ws.Tie(rate=2, fuse=fuse, own=LoRA(rank)), "*.fc1.weight")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: lora(ws.through(ws.mean)), r"fuse=through\(mean\).* differ in fuse, first and through\(mean\)\. "),
+        (lambda: lora(ws.first, rank=3), r"differ in own, LoRA\(rank=2\) and LoRA\(rank=3\)\. "),
+        (lambda: lora(ws.mean, rank=3), r"differ in fuse, first and mean; own, LoRA\(rank=2\) and LoRA\(rank=3\)\. "),
+    ],
+)
+def test_another_sharing_is_named_with_what_differs(make: Callable[[], nn.Module], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    ws.save(lora(ws.first), path)
+    said = rf"not shared as this one is\. The file: Tie\(rate=2, own=LoRA\(rank=2\)\) where .*{said}"
+    check_refused(path, make(), f"{said}Load it into a model that is not shared: load shares it as the file says")
+
+
+def test_another_kind_or_place_of_sharing_is_named(shared: Path, tmp_path: Path) -> None:
+    templates, _ = chain()
+    ws.share_(templates, ws.Templates(2))
+    check_refused(
+        shared, templates, r"The file: Tie\(rate=2\) everywhere\. This model: Templates\(templates=2\) everywhere"
+    )
+    part, _ = chain()
+    ws.share_(part, ws.Tie(rate=2, order=ws.strided), "*.fc1")
+    ws.save(chain().model, tmp_path / "plain.safetensors")
+    check_refused(
+        tmp_path / "plain.safetensors", part, r"The file: not shared\. This model: .* not shared: share it then"
+    )
+
+
+def test_a_fusion_that_is_done_makes_no_difference(tmp_path: Path) -> None:
+    """What a slot once started from is not stored: the model keeps its one plan, and reads what the file says."""
+    for make in (lora, lambda fuse: shared_by(ws.Tie(rate=2, fuse=fuse))):
+        model, other = make(ws.first), make(ws.mean)
+        ws.save(model, tmp_path / "m.safetensors")
+        ws.load(tmp_path / "m.safetensors", other)
+        assert same_bits(other.parameters(), model.parameters())
+        assert [plan.spec.fuse for _, plan in applied_plans(other)] == [ws.mean]
+        assert str(ws.report(other)) == str(ws.report(model))
+
+
+def shared_by(spec: ws.Tie) -> nn.Module:
+    model, _ = chain()
+    ws.share_(model, spec)
+    return model

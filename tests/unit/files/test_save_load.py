@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tests.support import bits, output, same_bits, state
 from tests.zoo import SHAREABLE, Case, buffers, chain, recurrent, tied_embedding
@@ -206,3 +208,30 @@ def test_extra_state_that_is_a_tensor_is_loaded_or_refused(tmp_path: Path) -> No
     except FileError:
         found = 7
     assert found == 7
+
+
+@pytest.mark.parametrize("spec", [ws.Tie(rate=2), ws.Templates(2), ws.Codebook(4)])
+def test_a_running_average_goes_on_from_its_file(spec: Any, tmp_path: Path) -> None:
+    model, x = chain(hidden=67)
+    ws.share_(model, spec, "blocks")
+    average = AveragedModel(model)
+    average.update_parameters(model)
+    ws.save(average, tmp_path / "average.safetensors")
+    again = ws.load(tmp_path / "average.safetensors", AveragedModel(chain(hidden=67).model))
+    assert again.n_averaged == 1
+    assert bits(output(again, x)) == bits(output(average, x))
+    ws.save(average.module, tmp_path / "module.safetensors")
+    alone = ws.load(tmp_path / "module.safetensors", chain(hidden=67).model)
+    assert bits(output(alone, x)) == bits(output(average, x))
+
+
+def test_a_running_average_and_a_model_are_told_apart(tmp_path: Path) -> None:
+    model, average = chain().model, AveragedModel(chain().model)
+    ws.save(model, tmp_path / "model.safetensors")
+    ws.save(average, tmp_path / "average.safetensors")
+    with pytest.raises(FileError, match=r"was saved of an AveragedModel.*average\.module; or save that alone"):
+        ws.load(tmp_path / "average.safetensors", model)
+    with pytest.raises(FileError, match=r"not of an AveragedModel.* Load it into average\.module"):
+        ws.load(tmp_path / "model.safetensors", average)
+    ws.load(tmp_path / "model.safetensors", average.module)  # as it says
+    assert same_bits(average.module.parameters(), model.parameters())

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.zoo import chain, tied_embedding
 import weightshare as ws
-from weightshare.errors import OptimizerMismatch
+from weightshare.errors import ModelChanged, OptimizerMismatch, SpecError
 
 
 def test_an_optimizer_made_after_sharing_is_fine() -> None:
@@ -101,3 +101,37 @@ def test_a_long_list_of_problems_is_cut() -> None:
     ws.share_(model, ws.Tie(rate=6))
     with pytest.raises(OptimizerMismatch, match="and 10 more"):
         ws.check(optimizer, model)
+
+
+def test_arguments_in_the_other_order_are_named() -> None:
+    model, _ = chain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(SpecError, match=r"check\(Sequential, SGD\): the optimizer comes first, then the model"):
+        ws.check(model, optimizer)
+    with pytest.raises(SpecError, match=r"got SGD, need an nn\.Module"):
+        ws.check(optimizer, optimizer)
+
+
+def test_ties_that_have_come_undone_are_named() -> None:
+    model, _ = chain()
+    ws.share_(model, ws.Tie(rate=2), "*.weight")
+    model.blocks[1].fc1.weight = nn.Parameter(torch.zeros(7, 5))
+    model.blocks[3].fc2.weight = nn.Parameter(torch.zeros(5, 7))
+    with pytest.raises(ModelChanged, match=r"'blocks\.1\.fc1\.weight' and 'blocks\.0\.fc1\.weight'; ") as caught:
+        ws.check(torch.optim.SGD(model.parameters(), lr=0.1), model)
+    message = str(caught.value)
+    assert "'blocks.3.fc2.weight' and 'blocks.2.fc2.weight' were one parameter and no longer are" in message
+    assert "retie_(model)" in message
+
+
+def test_what_is_said_of_undone_ties_helps() -> None:
+    """Either way out that the message names leads to a model that is fine."""
+    for mend in (lambda model: ws.retie_(model, compare=False), ws.unshare_):
+        model, _ = chain()
+        ws.share_(model, ws.Tie(rate=6))
+        for block in model.blocks[1:]:
+            block.fc1.weight = nn.Parameter(torch.zeros(7, 5))
+        with pytest.raises(ModelChanged, match="; and 1 more pairs were one parameter"):
+            ws.check(torch.optim.SGD(model.parameters(), lr=0.1), model)
+        mend(model)
+        assert ws.check(torch.optim.SGD(model.parameters(), lr=0.1), model) is None

@@ -151,6 +151,17 @@ def test_lists_inside_a_block(inside: object, lists: tuple[str, ...]) -> None:
     assert lists_inside(places(sites(model))["0.norm.weight"]) == lists
 
 
+def test_a_rate_that_is_no_whole_number_says_what_it_came_to() -> None:
+    plan = ws.plan(chain(depth=6).model, ws.Tie(rate=2.5), "blocks.*.weight")
+    assert plan.notes == ("rate=2.5 is no whole number, and slots are: 6 layers read 3 slots, 2 a slot.",)
+    assert "Note: rate=2.5 is no whole number" in str(plan)
+
+
+@pytest.mark.parametrize("spec", [ws.Tie(rate=4), ws.Tie(rate=2.0), ws.Tie(slots=[0, 0, 0, 1, 1, 2])])
+def test_whole_rates_and_lists_of_slots_need_no_such_note(spec: ws.Tie) -> None:
+    assert ws.plan(chain(depth=6).model, spec, "blocks").notes == ()
+
+
 def test_plans_of_older_versions_have_no_notes() -> None:
     data = json.loads(ws.plan(halves(), ws.Tie(rate=2)).to_json())
     assert len(data["notes"]) == 1

@@ -91,6 +91,35 @@ def test_it_prints_groups_counts_and_what_was_left_out() -> None:
     assert "bytes in memory before" in text
 
 
+@pytest.mark.parametrize(
+    ("blocks", "shown"),
+    [
+        ([0, 1, 2, 5], "0–2, 5"),
+        ([0, 1, 2, 3, 4, 6, 7, 8], "0–4, 6–8"),
+        ([0, 2, 4, 6, 8, 10], "0–10 by 2"),
+        ([0, 2, 4, 7, 9, 11, 12], "7 of 0–12"),
+    ],
+)
+def test_layers_that_do_not_follow_each_other_show_their_gaps(blocks: list[int], shown: str) -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(3, 3, bias=False) for _ in range(13)))
+    plan = ws.plan(model, ws.Tie(rate=len(blocks)), [str(block) for block in blocks])
+    row = next(line for line in str(plan).splitlines() if line.startswith("*.weight"))
+    assert f"  {shown}  " in row
+
+
+def test_a_plan_for_all_says_everywhere() -> None:
+    model, _ = chain()
+    assert str(ws.plan(model, ws.Tie(rate=2))).splitlines()[0] == "Tie(rate=2) everywhere"
+    assert str(ws.plan(model, ws.Tie(rate=2), "blocks")).splitlines()[0] == "Tie(rate=2) where 'blocks'"
+    assert str(ws.plan(model, ws.Tie(rate=2), lambda site: True)).splitlines()[0] == "Tie(rate=2) where <lambda>"
+
+
+def test_a_column_with_nothing_in_it_is_left_out() -> None:
+    model, _ = chain()
+    assert "error of the start" not in str(ws.plan(model, ws.Templates(2), "*.fc1"))
+    assert "error of the start" in str(ws.plan(model, ws.Templates(2, init="from_pretrained"), "*.fc1"))
+
+
 def test_a_group_without_its_first_block_says_which_layers_it_has() -> None:
     first, block = torch.nn.Linear(3, 5), lambda: torch.nn.Linear(3, 3)
     text = str(ws.plan(torch.nn.Sequential(first, block(), block(), block()), ws.Tie(rate=2), "*.weight"))

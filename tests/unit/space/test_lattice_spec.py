@@ -141,7 +141,7 @@ def test_the_plan_says_so_and_comes_back_from_json() -> None:
     model = network()
     plan = ws.plan(model, ws.Lattice(period=(2, 3), borders="apart"))
     text = str(plan)
-    assert "Lattice(period=(2, 3), borders='apart') where None" in text
+    assert "Lattice(period=(2, 3), borders='apart') everywhere" in text
     assert "0.weight      1×18×3   7×5 " in text
     assert "2.weight 2.bias: no parameter of a local layer" in text
     assert max(map(len, text.splitlines())) <= 118

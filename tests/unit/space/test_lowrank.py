@@ -192,7 +192,7 @@ def test_the_plan_says_so_and_comes_back_from_json() -> None:
     plan = ws.plan(model, ws.LowRank(rank=3))
     assert plan.stored_before - plan.stored_after == 35 * 54 - 3 * (54 + 35)
     text = str(plan)
-    assert "LowRank(rank=3) where None" in text
+    assert "LowRank(rank=3) everywhere" in text
     assert "of these: coefficients" in text
     again = ws.Plan.from_json(plan.to_json())
     assert (again, str(again)) == (plan, text)

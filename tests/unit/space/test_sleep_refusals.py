@@ -97,10 +97,11 @@ def test_a_model_without_local_layers_is_told_what_to_do():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for call in (lambda: Sleep().now_(model), lambda: Sleep().attach_(optimizer, model)):
         with pytest.raises(
-            NoMatch, match=r"Sequential has no local layer. Make its convolutions local first: localize_"
+            NoMatch,
+            match=r"Sequential has no local layer .* nothing to move. Make its convolutions local first: localize_",
         ):
             call()
-    with pytest.raises(NoMatch, match=r"where='4' matches no local layer. There are: 0, 2"):
+    with pytest.raises(NoMatch, match=r"where='4' matches no local layer. There are: '0' '2'"):
         Sleep().now_(net(), where="4")
 
 
@@ -120,6 +121,34 @@ def test_a_model_that_changed_is_refused():
     with pytest.raises(ModelChanged, match=r"does not read the '0.weight' any more"):
         step(model, optimizer)
     assert handle.sleeps == 0
+
+
+def small():
+    """A layer with two positions beside one with many."""
+    return nn.Sequential(LocallyConnected1d(2, 3, 3, 23), LocallyConnected1d(3, 5, 20, 21))
+
+
+@pytest.mark.parametrize("mode", ["instant", "hebbian"])
+def test_a_sleep_that_would_move_nothing_is_refused(mode):
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for sleep, where in ((Sleep(mode=mode), "1"), (Sleep(mode=mode, lattice=Lattice(period=29)), None)):
+        with pytest.raises(SpecError, match=r"Sleep would move nothing in .* no two positions share") as caught:
+            sleep.attach_(optimizer, model, where)
+        assert f"'1' of 2 positions: with {sleep.lattice!r}" in str(caught.value) or where is None
+        with pytest.raises(SpecError, match="smaller period, such as lattice=Lattice"):
+            sleep.now_(model, where)
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_a_small_layer_that_nobody_named_sleeps_beside_others():
+    model = small()
+    kept = bits(model[1].weight)
+    Sleep().now_(model)
+    assert torch.equal(model[0].weight[0], model[0].weight[3])
+    assert bits(model[1].weight) == kept
+    Sleep(lattice=Lattice(period=1)).now_(model, "1")  # as the message advises
+    assert torch.equal(model[1].weight[0], model[1].weight[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,6 +2,7 @@
 
 import sys
 
+from jaxtyping import config
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -120,6 +121,16 @@ def test_many_points_are_clustered_by_runs(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_has_no_clusters(w: torch.Tensor, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         find_clusters(w, clusters=2)
+
+
+@pytest.mark.parametrize("clusters", [0, 2.0, 2.5, True, "2"])
+def test_a_count_of_clusters_is_a_whole_number(clusters: object) -> None:
+    config.update("jaxtyping_disable", True)  # as it is for users: in tests, annotations are checked first
+    try:
+        with pytest.raises(SpecError, match="need a whole number of at least 1"):
+            find_clusters(torch.arange(5.0), clusters=clusters)
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 def test_one_cluster_for_zeros_and_others() -> None:

@@ -45,7 +45,7 @@ def test_the_plan_counts_memory_and_file_apart() -> None:
     assert first.on_file == (9 * 4, -(-11 * 13 * 4 // 8), 11 * 13 * 4)
     assert (first.bits, first.index_memory) == (4, 11 * 13)
     text = str(plan)
-    assert "Codebook(clusters=9) where None" in text
+    assert "Codebook(clusters=9) everywhere" in text
     assert "234 bytes of labels in memory, as buffers.\n936 bytes of these weights on file before; 72 of" in text
     assert max(map(len, text.splitlines())) <= 118
     plan.apply_(model)
