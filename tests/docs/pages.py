@@ -6,7 +6,6 @@ import re
 import sys
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -37,10 +36,13 @@ def running(page: str) -> Iterator[dict[str, Any]]:
     """What the page's code leaves, its blocks run in order in one module and in the folder that is the current one."""
     torch.manual_seed(0)
     module = ModuleType("page")  # so that a class of the page has a module, as in a script
-    with mock.patch.dict(sys.modules, {"page": module}):
+    sys.modules["page"] = module
+    try:
         for number, code in enumerate(blocks(page, "python"), 1):
             exec(compile(code, f"{page}, block {number}", "exec"), vars(module))
         yield vars(module)
+    finally:  # this one alone: what the page imported stays, as numba stands no second import
+        del sys.modules["page"]
 
 
 def links(page: str) -> Iterator[str]:
