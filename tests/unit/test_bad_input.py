@@ -32,7 +32,7 @@ def check_refused(make: Make, error: type[Exception], message: str, where: objec
         ("blocks.*.fc3", r"where='blocks\.\*\.fc3' matches no parameter.*Nearest paths: .*'blocks\.\*\.fc"),
         (["blocks", "stm"], r"where='stm'.*'stem'"),
         (nn.Conv2d, "where=Conv2d matches no parameter"),
-        (lambda site: False, "where=<<lambda>> matches no parameter"),
+        (lambda site: False, "where=<lambda> matches no parameter"),
         ("stem", r"Nothing that where='stem' matches can be shared.*'stem\.weight': in no repeated block"),
         ("blocks.3.fc1.weight", "can be shared.*the only site of its role"),
     ],
