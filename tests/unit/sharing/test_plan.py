@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from tests.support import state
 from tests.zoo import SHAREABLE, Case, chain, half, stages, tied_embedding
 import weightshare as ws
+from weightshare.errors import NoMatch
 
 
 @pytest.mark.parametrize("make", SHAREABLE.values())
@@ -144,3 +146,35 @@ def test_planning_minds_no_default_device() -> None:
     with torch.device("meta"):
         assert ws.plan(model, ws.Tie(rate=2)) == plan
         assert ws.Plan.from_json(plan.to_json()) == plan
+
+
+def test_the_signature_is_of_names_shapes_dtypes_and_ties() -> None:
+    def of(change: Callable[[nn.Module], object]) -> str:
+        model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3), "list": nn.Sequential(*equal_layers())})
+        change(model)
+        return ws.plan(model, ws.Tie(rate=2), "list").signature
+
+    changes = {
+        "none": lambda model: None,
+        "names": lambda model: model.update({"c": model.pop("b")}),
+        "shapes": lambda model: model.update({"b": nn.Linear(3, 4)}),
+        "dtypes": lambda model: model["b"].double(),
+        "ties": lambda model: setattr(model["b"], "weight", model["a"].weight),
+    }
+    found = [of(change) for change in changes.values()]
+    assert len(set(found)) == len(found)
+    assert {len(one) for one in found} == {32}
+    assert of(changes["none"]) == found[0]
+
+
+def equal_layers() -> list[nn.Module]:
+    return [nn.Linear(2, 2, bias=False) for _ in range(2)]
+
+
+def test_what_was_left_out_is_listed_as_far_as_can_be_read() -> None:
+    model = nn.Sequential(*(nn.Linear(width, width + 1) for width in range(1, 8)))
+    with pytest.raises(NoMatch) as refused:
+        ws.plan(model, ws.Tie(rate=2))
+    text = str(refused.value)
+    assert text.count("': ") == 4
+    assert text.endswith(f"; and {14 - 4} more.")

@@ -9,7 +9,7 @@ from torch import nn
 from tests.zoo import buffers, chain, layer_used_twice, parameter_list, shortcuts, stages
 import weightshare as ws
 from weightshare.depth.cka import cka
-from weightshare.surgery.blocks import Place, places
+from weightshare.surgery.blocks import Place, blocks_glob, places
 from weightshare.surgery.layers import layer_numbers
 from weightshare.surgery.sites import sites
 
@@ -180,3 +180,7 @@ def test_two_runs_of_names_are_two_lists() -> None:
     assert set(roles(nn.Sequential(OrderedDict(layers))).values()) == {
         f"{kind}*.{name}" for kind in "ab" for name in ("weight", "bias")
     }
+
+
+def test_a_glob_for_a_list_of_blocks() -> None:
+    assert [blocks_glob(before) for before in ("blocks", "", "encoder.layer_*")] == ["blocks.*", "*", "encoder.layer_*"]

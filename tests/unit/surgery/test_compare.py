@@ -34,6 +34,7 @@ def test_bits_are_compared_whatever_they_mean(kind: torch.dtype) -> None:
         assert same_bits(left * math.nan, left * math.nan)
         assert not same_bits(torch.zeros(3, dtype=kind), -torch.zeros(3, dtype=kind))
     assert not same_bits(torch.zeros(3, dtype=torch.float16), torch.zeros(3))
+    assert not same_bits(torch.zeros(3), torch.zeros(3, dtype=torch.float16))
 
 
 def test_an_error_is_over_all_numbers_of_an_output() -> None:

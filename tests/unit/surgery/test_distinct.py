@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from weightshare.surgery.count import distinct, distinct_values
+from weightshare.surgery.count import distinct, distinct_up_to, distinct_values
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -61,3 +61,12 @@ def test_a_shared_tensor_is_counted_once() -> None:
 def test_values_are_counted_tensor_by_tensor() -> None:
     model = nn.ParameterList([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))])
     assert distinct_values(model) == 2
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 200])
+def test_the_count_goes_no_further_than_is_asked(most: int) -> None:
+    for found in (1, 3, 60):
+        tensor = torch.arange(240).remainder(found).float()
+        assert distinct_up_to(tensor, most) == min(found, most)
+        assert distinct_up_to(tensor.sort().values, most) == min(found, most)
+    assert distinct_up_to(torch.zeros(0), most) == 0

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.zoo import chain, lazy, tied_embedding, used_twice
 from weightshare.errors import SpecError
-from weightshare.surgery.sites import plain, prefixes, sites, unwrapped
+from weightshare.surgery.sites import decoded_names, plain, prefixes, sites, unwrapped
 
 
 def test_paths_are_those_of_named_parameters() -> None:
@@ -73,3 +73,9 @@ def test_wrappers_are_seen_through() -> None:
     assert unwrapped(parallel) is unwrapped(compiled) is model
     assert plain(parallel) is parallel
     assert [site.path for site in sites(compiled)] == ["0.weight", "0.bias"]
+
+
+def test_names_of_what_is_decoded() -> None:
+    stem = "a.b.parametrizations.weight"
+    assert decoded_names("a.b.weight", "index") == (f"{stem}.original", f"{stem}.0.index")
+    assert decoded_names("weight", "index")[0] == "parametrizations.weight.original"

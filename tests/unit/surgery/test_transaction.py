@@ -10,6 +10,7 @@ from tests.support import state
 from tests.zoo import Case, chain, parameter_list, parametrized, recurrent, tied_embedding
 from weightshare.errors import ModelChanged
 from weightshare.surgery.edit import Transaction, transaction
+from weightshare.surgery.parametrized import foreign_parametrizations
 
 
 def fill_gradients(model: nn.Module) -> None:
@@ -157,3 +158,58 @@ def test_a_parameter_that_a_wrapper_only_shows_is_refused() -> None:
     ):
         edits.put("0.weight", nn.Parameter(torch.zeros(3, 2)))
     assert state(model) == before
+
+
+def test_modules_that_were_put_in_or_taken_out_are_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    model.again = model[1][0]
+    before = {path: id(module) for path, module in model.named_modules(remove_duplicate=False)}
+
+    def body(edits: Transaction) -> None:
+        edits.add_child("1.new", nn.Identity())
+        edits.drop_child("1.1")
+        edits.replace("1.0", nn.Identity())
+        assert isinstance(model.again, nn.Identity)
+        assert list(model[1]._modules) == ["0", "new"]
+
+    with pytest.raises(ValueError):
+        attempt(model, body)
+    assert {path: id(module) for path, module in model.named_modules(remove_duplicate=False)} == before
+
+
+def test_decoded_tensors_are_parameters_again() -> None:
+    class Doubled(nn.Module):
+        """Twice what is stored."""
+
+        def forward(self, stored: torch.Tensor) -> torch.Tensor:
+            return 2 * stored
+
+        def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight / 2
+
+    model, _ = chain()
+    block = model.blocks[1].fc1
+    before, kind = state(model), type(block)
+
+    def body(edits: Transaction) -> None:
+        for name in ("weight", "bias"):
+            stored = nn.Parameter(block.get_parameter(name).detach() / 2)
+            edits.decode(f"blocks.1.fc1.{name}", Doubled(), stored)
+        assert foreign_parametrizations(block) == []
+        edits.undecode("blocks.1.fc1.bias")
+        assert [name for name, _ in block.named_parameters()] == ["bias", "parametrizations.weight.original"]
+        edits.undecode("blocks.1.fc1.weight")
+        assert [name for name, _ in block.named_parameters()] == ["weight", "bias"]
+        assert type(block) is kind
+
+    with pytest.raises(ValueError):
+        attempt(model, body)
+    assert state(model) == before
+
+
+def test_parametrizations_of_others_are_known() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
+    assert foreign_parametrizations(layer) == ["weight"]
+    assert foreign_parametrizations(nn.Linear(2, 3)) == []
+    with transaction(layer) as edits, pytest.raises(ModelChanged, match="parametrized already"):
+        edits.decode("bias", nn.Identity(), nn.Parameter(torch.zeros(3)))

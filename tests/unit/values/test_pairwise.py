@@ -110,3 +110,9 @@ def test_the_conjugate_with_masses():
     corner = pairwise_subgradient(torch.tensor([0.0, 2.0, 1.0], dtype=torch.float64), mass)
     assert pairwise_conjugate(corner, mass) == 0
     assert pairwise_conjugate(1.001 * corner, mass) == math.inf
+
+
+def test_the_conjugate_at_its_edge():
+    corner = torch.tensor([-1.0, 1.0, 0.0])
+    assert pairwise_conjugate(corner, tolerance=0.0) == 0
+    assert pairwise_conjugate(corner * (1 + 2**-20), tolerance=0.0) == math.inf

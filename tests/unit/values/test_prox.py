@@ -166,3 +166,11 @@ def test_one_weight_or_none_stays(shape):
         assert torch.equal(ws.prox_pairwise(w, 1.0, batch_dims=dims), w)
         assert torch.equal(prox_path(w, [1.0, 2.0], batch_dims=dims), w.expand(2, *shape))
     assert torch.equal(ws.prox_pairwise_binned(w, 1.0)[0], w)
+
+
+def test_clusters_with_masses():
+    w, mass = weights("normal", 13), torch.arange(1, 14)
+    z, labels = prox_clusters(w, 0.05, mass)
+    assert torch.equal(z, ws.prox_pairwise(w, 0.05, mass))
+    assert not torch.equal(labels, prox_clusters(w, 0.05)[1])
+    assert torch.equal(labels, torch.unique(z, return_inverse=True)[1])
