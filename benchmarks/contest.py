@@ -38,7 +38,7 @@ RIVALS = (
     *("torchisotonic", "webdataset", "x-transformers"),
 )
 """Packages of rivals, whose versions are kept with the results."""
-LEAST, BUDGET, ROUNDS = 0.01, {True: 4.0, False: 1.2}, (3, 15)
+LEAST, BUDGET, ROUNDS = 0.01, {True: 2.5, False: 0.8}, (3, 15)
 """Seconds that one measurement takes at least; seconds for each way at a shown size, and at another; rounds."""
 CLOSE = 0.05
 """Ratios this near to 1 are level."""
