@@ -294,9 +294,11 @@ def own(layer: LocalLayer) -> list[nn.Parameter]:
     Raises:
         SpecError: If its weight is made from something else, such as the slots of a `Lattice`, or is not in one piece.
     """
-    found = [layer.weight, *([layer.bias] if layer.bias is not None and layer.bias_of_kernels() else [])]
-    if not all(isinstance(one, nn.Parameter) for one in found):
+    names = ["weight", *(["bias"] if layer.bias is not None and layer.bias_of_kernels() else [])]
+    # By what the layer holds itself: reading a slot as it is gives a parameter too, of a bank.
+    if any(layer._parameters.get(name) is None for name in names):
         raise SpecError("its weight is made from stored slots, which is shared already. Take that off first: unshare_.")
+    found = [layer.get_parameter(name) for name in names]
     if not all(one.is_contiguous() for one in found):  # classes are written through flat views
         raise SpecError("its weight is not in one piece of memory: set it to weight.contiguous() first.")
     return found

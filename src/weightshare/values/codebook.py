@@ -119,6 +119,14 @@ class Codebook(Decoding):
             )
         return codebook, index
 
+    def read_(self, edits: edit.Transaction, group: Clusters, stored: Tensor, second: Tensor) -> None:
+        """Make the weight read its codebook, with labels in its own memory format; see `Decoding.read_`."""
+        weight = edit.parameter_at(edits.model, group.items[0])
+        if second.shape == weight.shape:
+            order = _order(weight)
+            second = second.permute(order).contiguous().permute(_inverse(order))
+        super().read_(edits, group, stored, second)
+
     def decoder(self, group: Clusters, second: Tensor) -> nn.Module:
         """What reads a codebook by labels."""
         return Decoder(second, self.gradient, self.zeros)
@@ -165,7 +173,7 @@ class Decoder(nn.Module):
     """`C ↦ C[I]` with fixed labels `I`: what torch's parametrization calls at every read of the weight.
 
     Args:
-        index: Labels in the shape of the weight.
+        index: Labels in the shape of the weight, and in its memory format, which what is read has too.
         gradient: As for `Codebook`.
         zeros: As for `Codebook`.
     """
@@ -202,7 +210,11 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(codebook: Tensor, index: Tensor, mean: bool, keep: bool) -> Tensor:  # pyright: ignore
         kernels = on(None if followed(codebook, index) else codebook.device)
-        return kernels.take(codebook, index.reshape(-1)).view(index.shape)
+        if index.is_contiguous():
+            return kernels.take(codebook, index.reshape(-1)).view(index.shape)
+        order = _order(index)  # as in memory: convolutions compute otherwise, and faster, on channels last
+        labels = index.permute(order)
+        return kernels.take(codebook, labels.reshape(-1)).view(labels.shape).permute(_inverse(order))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -219,6 +231,16 @@ class _Read(torch.autograd.Function):
         if ctx.keep:
             found = found.masked_fill(codebook == 0, 0)
         return found.to(codebook.dtype), None, None, None
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """The axes of a tensor from the one with the longest steps in memory."""
+    steps = tensor.stride()
+    return sorted(range(tensor.ndim), key=lambda axis: -steps[axis])
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=lambda place: order[place])
 
 
 def by_cluster(numbers: Tensor, index: Tensor, clusters: int) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests.support import bits, state
+import weightshare as ws
 from weightshare.errors import ModelChanged, NoMatch, OptimizerMismatch, SpecError
 from weightshare.optimizer import param_groups
 from weightshare.space.lattice import Lattice
@@ -208,3 +209,14 @@ def test_a_sleep_of_strength_0_is_none():
     Sleep(strength=0.0).now_(model)
     Sleep(strength=0.0, mode="hebbian").now_(model)
     assert [bits(one) for one in model.parameters()] == before
+
+
+def test_a_weight_that_is_a_slot_of_a_bank_as_it_is():
+    """Read as it is: a parameter, though not of the layer."""
+    model = nn.Sequential(*(LocallyConnected1d(3, 3, 3, 5, padding=1) for _ in range(3)))
+    ws.share_(model, ws.Tie(slots=[0, 0, 1], fuse=ws.through(ws.channel_weighted)))
+    assert isinstance(model[2].weight, nn.Parameter)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for ask in (lambda: Sleep(every=1).attach_(optimizer, model), lambda: Sleep().now_(model)):
+        with pytest.raises(SpecError, match=r"'\d'.*made from stored slots"):
+            ask()

@@ -210,6 +210,28 @@ def test_unshare_of_a_copy_leaves_the_model_alone() -> None:
     assert (type(twin[0]), type(model[0]).__name__) == (nn.Linear, "ParametrizedLinear")
 
 
+def test_a_weight_keeps_its_memory_format() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 5, 3), nn.Linear(6, 7)).to(memory_format=torch.channels_last)
+    model[1].weight = nn.Parameter(model[1].weight.detach().t().contiguous().t())
+    before = [layer.weight.stride() for layer in model]
+    ws.share_(model, ws.Codebook(clusters=5, init="quantiles"))
+    assert [layer.weight.stride() for layer in model] == before
+    x = torch.randn(2, 8, 9, 8).to(memory_format=torch.channels_last)
+    out = model(x)
+    (out**2).sum().backward()
+    gradient = model[0].parametrizations.weight.original.grad
+    small = ws.fold(model)
+    assert [layer.weight.stride() for layer in small] == before
+    assert torch.equal(small(x), out)
+    (small(x) ** 2).sum().backward()
+    labels = model[0].parametrizations.weight[0].index
+    means = [small[0].weight.grad[labels == label].mean() for label in range(5)]
+    torch.testing.assert_close(gradient, torch.stack(means))
+    plain = model.to(memory_format=torch.contiguous_format)
+    assert plain[0].weight.is_contiguous()
+    assert torch.equal(plain[0].weight, small[0].weight)
+
+
 def test_parameters_are_in_their_order_after_unshare() -> None:
     class Scaled(nn.Module):
         """A layer whose weight is not its first parameter."""
