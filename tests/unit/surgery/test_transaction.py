@@ -9,6 +9,7 @@ from torch import nn
 from tests.support import state
 from tests.zoo import Case, chain, parameter_list, parametrized, recurrent, tied_embedding
 from weightshare.errors import ModelChanged
+from weightshare.surgery.derived import Source, sources
 from weightshare.surgery.edit import Transaction, transaction
 from weightshare.surgery.parametrized import foreign_parametrizations
 
@@ -213,3 +214,22 @@ def test_parametrizations_of_others_are_known() -> None:
     assert foreign_parametrizations(nn.Linear(2, 3)) == []
     with transaction(layer) as edits, pytest.raises(ModelChanged, match="parametrized already"):
         edits.decode("bias", nn.Identity(), nn.Parameter(torch.zeros(3)))
+
+
+def test_what_read_a_source_is_a_plain_module_again() -> None:
+    class Ones(Source):
+        def tensor(self) -> torch.Tensor:
+            return torch.ones(7, 5)
+
+    model, _ = chain()
+    layer = model.blocks[0].fc1
+    before, entries, kind = state(model), list(vars(layer)), type(layer)
+
+    def body(edits: Transaction) -> None:
+        edits.derive("blocks.0.fc1.weight", Ones())
+        assert torch.equal(layer.weight, torch.ones(7, 5))
+        assert list(sources(layer)) == ["weight"]
+
+    with pytest.raises(ValueError):
+        attempt(model, body)
+    assert (state(model), list(vars(layer)), type(layer)) == (before, entries, kind)

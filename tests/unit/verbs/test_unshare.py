@@ -8,6 +8,7 @@ import torch
 from tests.support import bits, output, state
 from tests.zoo import SHAREABLE, Case, chain, tied_embedding
 import weightshare as ws
+from weightshare.depth.transform import LoRA
 from weightshare.errors import ModelChanged, OptimizerMismatch
 
 
@@ -95,3 +96,14 @@ def test_an_optimizer_of_the_shared_model_is_refused_afterwards() -> None:
     ws.unshare_(model)
     with pytest.raises(OptimizerMismatch, match=r"blocks\.1\.fc1\.weight"):
         ws.check(optimizer, model)
+
+
+def test_hooks_of_generated_weights_go_with_them() -> None:
+    model, _ = chain()
+    ws.share_(model, ws.Tie(rate=2, own=LoRA(1)))
+    held = [name for name in vars(model) if name.startswith("_weightshare_pass_")]
+    assert len(held) == len(model._forward_pre_hooks) == len(model._forward_hooks) > 0
+    ws.unshare_(model)
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert not any(name.startswith("_weightshare_pass_") for name in vars(model))
