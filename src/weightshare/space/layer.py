@@ -132,7 +132,8 @@ def cast_for_autocast(x: Tensor, *others: Tensor | None) -> list[Tensor | None]:
     """What a layer reads, in the type that autocast asks for on the device of `x`, if it is on."""
     kind = x.device.type
     tensors: list[Tensor | None] = [x, *others]
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    # `torch.amp.is_autocast_available` would ask this of any device, and torch before 2.7 does not compile it.
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     # As for convolutions, double precision stays.

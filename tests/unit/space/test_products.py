@@ -1,5 +1,7 @@
 """The three products of a local layer against sums written out, in every way in which they can be computed."""
 
+import inspect
+
 import pytest
 import torch
 from torch.nn.functional import conv2d
@@ -135,6 +137,8 @@ def test_as_operators_of_torch(case, dtype):
     rest = (case.geometry.flat, case.groups)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     close = {"rtol": 2e-2, "atol": 2e-1} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    if "rtol" not in inspect.signature(torch.library.opcheck).parameters:  # torch before 2.7
+        checks, close = checks[:-1], {}
     for operator, arguments in (
         (forward, (x, w, *rest)),
         (spread, (g, w, list(case.size), *rest)),
