@@ -103,7 +103,7 @@ CONTEST = Contest(
         "scikit-learn MiniBatchKMeans": Way(task(by_batches), "sees parts of the weights: faster or coarser"),
         "scipy kmeans2": Way(task(by_scipy), "ten rounds whatever comes of them", most=1e6),
         "coremltools, post-training": Way(
-            task(by_coremltools), "k-means of its own, by distances of every weight", needs="coremltools", most=1e5
+            task(by_coremltools), "the optimum itself, compiled: on a line it can be had", needs="coremltools"
         ),
         "torchao, codebook": Way(
             task(by_torchao),
