@@ -240,7 +240,10 @@ def draw() -> "Figure":
         axes.tick_params(which="both", colors=INK, labelsize=8)
         for spine in axes.spines.values():
             spine.set_color(INK)
-        axes.legend(fontsize=6.5, labelcolor=INK, frameon=False)
+        least, most = axes.get_ylim()
+        # Of the panel's height each line of the legend takes a twentieth: that much lies above the highest line.
+        axes.set_ylim(least, most * (most / least) ** (0.05 * len(axes.lines) / (1 - 0.05 * len(axes.lines))))
+        axes.legend(fontsize=6.5, labelcolor=INK, frameon=False, loc="upper left")
     return figure
 
 
