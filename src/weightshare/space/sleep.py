@@ -93,8 +93,8 @@ class Sleep:
         Raises:
             NoMatch: If the model has no local layer, or the pattern matches none.
             OptimizerMismatch: If no group of the optimizer holds a layer's weight.
-            SpecError: If a weight cannot be moved, the mode does not fit a layer, or no two positions of a layer that
-                `where` names share, or of any layer.
+            SpecError: If a weight cannot be moved, the mode does not fit a layer, or no two positions of any layer
+                share.
         """
         return SleepHandle(optimizer, model, where, self)
 
@@ -108,7 +108,7 @@ class Sleep:
         Raises:
             NoMatch: If there is none.
             SpecError: If the mode does not fit a layer, all of a layer that `where` names is frozen, no two positions
-                of one share (or of any layer), or a weight is not finite.
+                of any layer share, or a weight is not finite.
         """
         layers = local_layers(model, where)
         free = trainable(layers, where)
@@ -128,7 +128,7 @@ class Sleep:
                 raise SpecError(f"Sleep on '{path}': {error}") from error
             if slots == prod(layer.positions):
                 alone.append(f"'{path}' of {shape_text(layer.positions)} positions")
-        if alone and (where is not None or len(alone) == len(layers)):
+        if len(alone) == len(layers):  # beside others one may well be small, as the last layers mostly are
             give = "Give a smaller period" if self.mode == "instant" else "Take mode='instant' and a smaller period"
             named = "" if where is None else f", or leave it out of where={describe(where)}"
             raise SpecError(

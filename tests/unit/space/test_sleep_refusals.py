@@ -140,6 +140,7 @@ def test_a_sleep_that_would_move_nothing_is_refused(mode):
         with pytest.raises(SpecError, match="smaller period, such as lattice=Lattice"):
             sleep.now_(model, where)
     assert not optimizer._optimizer_step_post_hooks
+    Sleep(mode=mode).attach_(optimizer, model, "*")  # the other one is moved
 
 
 def test_a_small_layer_that_nobody_named_sleeps_beside_others():
