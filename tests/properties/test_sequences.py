@@ -193,4 +193,4 @@ def replace(model: nn.Module, path: str, tensor: nn.Parameter) -> None:
 
 
 TestSequences = Sequences.TestCase
-TestSequences.settings = settings(max_examples=150, stateful_step_count=15)
+TestSequences.settings = settings(max_examples=100, stateful_step_count=15)

@@ -11,7 +11,7 @@ from tests.robustness.leaks import LOOPS, grown, leaks
 CYCLES, POINTS = 20, 4
 
 
-QUICK = ("share_and_unshare", "attach_sleep", "save_and_load")
+QUICK = {"share_and_unshare", "save_and_load"}
 
 
 @pytest.mark.parametrize("name", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in LOOPS])

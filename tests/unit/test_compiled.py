@@ -37,7 +37,7 @@ from weightshare.depth.transform import LoRA
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleList(self.block() for _ in range(4))
+        self.blocks = nn.ModuleList(self.block() for _ in range(2))
 
     def block(self):
         return nn.Sequential(*(nn.Linear(6 + place, 7 + place) for place in range(6)), nn.Linear(12, 6))
@@ -52,13 +52,12 @@ ws.share_(model, ws.Tie(rate=2, own=LoRA(1)))
 compiled = torch.compile(model, fullgraph=True, backend="eager")
 compiled(torch.randn(2, 6)).sum().backward()
 model.eval()
-for batch in (2, 3, 5):
+for batch in (2, 3):
     given = torch.randn(batch, 6)
     with torch.no_grad():
         torch.testing.assert_close(compiled(given), model(given))
     with torch.inference_mode():
         torch.testing.assert_close(compiled(given), model(given))
-    compiled(given).sum().backward()
 print(sum(type(module).__name__.endswith("Bank") for module in model.modules()))
 """
 
