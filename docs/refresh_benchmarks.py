@@ -126,9 +126,9 @@ def summary() -> str:
             if at:
                 hardest = max(at, key=lambda key: at[key])
                 listed.append(
-                    (held.title, f"{int(size):,} {held.unit}", hardest, f"{at[hardest]:.3g}", verdict(at[hardest]))
+                    (held.title, f"{int(size):,} {held.unit}", verdict(at[hardest]), f"{at[hardest]:.3g}", hardest)
                 )
-    columns = ("fast path", "size", "its hardest rival", "ours/it", "ours is")
+    columns = ("fast path", "size", "ours is", "ours/it", "its hardest rival")
     return f"```text\n{render(columns, listed, numbers=('ours/it',))}\n```"
 
 
