@@ -63,6 +63,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return held.keys() == expected.keys() and all(torch.equal(held[name], expected[name]) for name in held)
 
 
+@pytest.mark.slow
 def test_runs_on_ray_are_those_of_one_process_and_one_that_fails_stops_no_other(tmp_path):
     """In a folder with a space in its name; what Ray left is gone."""
     file, settings = written(tmp_path / "a folder", grid={"train.lr": [0.01, 1e30, 0.1]})

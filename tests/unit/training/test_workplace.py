@@ -82,6 +82,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".kept", LOCK}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path):
     """The system refuses to let any file grow past 150 kB: the configuration fits, a checkpoint does not."""
 
