@@ -173,6 +173,16 @@ class Reading(derived.Source):
         return self.bank.read(self.layer)
 
 
+def bank_stem(name: str) -> str:
+    """What a bank is called after its role, but for a number where several are called so.
+
+    Example:
+        >>> bank_stem("blocks.*.fc1.weight"), bank_stem("*")
+        ('blocks_fc1_weight', 'weights')
+    """
+    return "_".join(part for part in name.replace("*", "").split(".") if part) or "weights"
+
+
 def _own_code(method: MethodType) -> MethodType:
     """The same method with a code object of its own.
 
@@ -209,7 +219,7 @@ def read_bank_(edits: edit.Transaction, name: str, paths: Sequence[str], bank: B
     if not hasattr(model.get_submodule(parent[:-1]), BANKS):
         edits.add_child(f"{parent}{BANKS}", nn.Module())
     holder = model.get_submodule(f"{parent}{BANKS}")
-    stem = "_".join(part for part in name.replace("*", "").split(".") if part) or "weights"
+    stem = bank_stem(name)
     names = (stem if number == 1 else f"{stem}_{number}" for number in count(1))
     # Free where the bank lies, and where its hooks do: the banks of a container lie apart.
     bank.called = next(name for name in names if name not in holder._modules and f"{HOOKS}{name}" not in vars(model))

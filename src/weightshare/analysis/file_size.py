@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from weightshare.decoding import Clusters, Decoded
 from weightshare.depth.templates import TemplateGroup
-from weightshare.generating import BANKS
+from weightshare.generating import BANKS, bank_stem
 from weightshare.planning import Plan, applied_plans
 from weightshare.sharing import Group
 from weightshare.surgery.blocks import join
@@ -105,8 +105,7 @@ def _share(file: _File, group: Group) -> None:
     elif isinstance(group, TemplateGroup):
         for path in group.items:
             file.tensors.pop(path, None)
-        stem = "_".join(part for part in group.name.replace("*", "").split(".") if part) or "weights"
-        bank = join(BANKS, stem)
+        bank = join(BANKS, bank_stem(group.name))
         shapes = (group.templates, *group.shape), (len(group.items), group.templates)
         for name, shape in zip(("templates", "coefficients"), shapes, strict=True):
             file.tensors[join(bank, name)] = shape, _dtype(group.dtype), math.prod(shape) * group.itemsize

@@ -27,7 +27,7 @@ def overlap(named: Mapping[str, Tensor]) -> tuple[str, str] | None:
     return None
 
 
-WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of so many bytes."""
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from weightshare.errors import SpecError
+from weightshare.surgery.compare import WORDS
 from weightshare.surgery.shards import whole
 from weightshare.surgery.sites import sites
 
@@ -74,8 +75,7 @@ def distinct(tensor: Tensor) -> int:
     if values.is_complex():
         return torch.unique(torch.view_as_real(values + 0), dim=0).shape[0]
     if values.is_floating_point() and values.element_size() >= 2:
-        as_integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
-        values = (values + 0).view(as_integer)
+        values = (values + 0).view(WORDS[values.element_size()])
     return torch.unique(values.view(torch.uint8) if values.element_size() == 1 else values).numel()
 
 

@@ -12,18 +12,17 @@ from torch import Tensor
 
 from weightshare.decoding import index_dtype
 from weightshare.errors import SpecError
+from weightshare.surgery.compare import WORDS
 from weightshare.values import check
 
 Init = Literal["kmeans", "quantiles"]
 MOST_POINTS = 2**16
 """K-means runs on at most so many points: its time grows with points times clusters times rounds."""
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 def as_bits(tensor: Tensor) -> Tensor:
     """The same memory as integers, so that equal bits are equal numbers: NaN equals itself, and `-0.0` is not `0.0`."""
-    return tensor.view(_BITS[tensor.element_size()])
+    return tensor.view(WORDS[tensor.element_size()])
 
 
 def find_clusters(

@@ -116,6 +116,7 @@ def test_values_that_were_read_can_be_resized(backend):
     values = numbers(13).float()
     backend.take(values, torch.arange(13))
     values.untyped_storage().resize_(0)
+    assert values.untyped_storage().nbytes() == 0
 
 
 @BY_BACKEND

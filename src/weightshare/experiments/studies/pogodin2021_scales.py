@@ -76,9 +76,8 @@ def deltas(row: str, dataset: str, padding: int | None, scale: Scale) -> dict[st
         return {}
     made = _smoke(dataset, padding) if scale == "smoke" else _small(row, dataset, padding)
     if scale == "smoke" and padding is None and (every := paper.ROWS[row].sleep_every):
-        made["train.sleep"] = [
-            {"every": every, "period": 1}
-        ]  # of so few pixels no two positions are of one module of the paper's
+        # Of so few pixels no two positions are of one module of the paper's.
+        made["train.sleep"] = [{"every": every, "period": 1}]
     return made | {"model_args": {"blocks": 1}, "precision": "32-true", "train.batch_size": BATCH}
 
 
